@@ -1,0 +1,123 @@
+// pyengine._native: check types and shapes, release the GIL, call csrc; nothing else.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "heap_merge.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+// A non-contiguous or misaligned array is copied; a wrong dtype never is.
+template <typename T>
+using Packed =
+    py::array_t<T, py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_>;
+
+[[noreturn]] void fail(const std::string& name, const std::string& problem) {
+    throw py::value_error(name + " " + problem);
+}
+
+template <typename T>
+Packed<T> to_array(py::handle value, py::ssize_t n_dims, const std::string& name) {
+    const py::dtype wanted = py::dtype::of<T>();
+    const std::string wanted_text = "must be a " + std::to_string(n_dims) + "-D " +
+                                    py::str(wanted).cast<std::string>() + " array, not ";
+    if (!py::isinstance<py::array>(value)) {
+        fail(name, wanted_text + py::str(py::type::of(value)).cast<std::string>());
+    }
+    const auto array = py::reinterpret_borrow<py::array>(value);
+    if (!array.dtype().equal(wanted)) {
+        fail(name, wanted_text + py::str(array.dtype()).cast<std::string>());
+    }
+    if (array.ndim() != n_dims) fail(name, wanted_text + std::to_string(array.ndim()) + "-D");
+    const Packed<T> packed = Packed<T>::ensure(array);
+    if (!packed) throw py::error_already_set();
+    return packed;
+}
+
+std::string shape_text(const py::array& array) {
+    return "(" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")";
+}
+
+// The arrays of all shards, kept alive while the merge reads them.
+struct Shards {
+    std::vector<Packed<float>> scores;
+    std::vector<Packed<std::int64_t>> ids;
+
+    Shards(const py::sequence& all_scores, const py::sequence& all_ids) {
+        if (all_scores.size() != all_ids.size()) {
+            fail("scores", "holds " + std::to_string(all_scores.size()) + " shards, ids holds " +
+                               std::to_string(all_ids.size()));
+        }
+        for (std::size_t shard = 0; shard < all_scores.size(); ++shard) {
+            const std::string name = "shard " + std::to_string(shard) + ":";
+            scores.push_back(to_array<float>(all_scores[shard], 2, name + " scores"));
+            ids.push_back(to_array<std::int64_t>(all_ids[shard], 2, name + " ids"));
+            check_shapes(scores.back(), ids.back(), name);
+        }
+    }
+
+    void check_shapes(const py::array& shard_scores, const py::array& shard_ids,
+                      const std::string& name) const {
+        if (shape_text(shard_scores) != shape_text(shard_ids)) {
+            fail(name, "scores have shape " + shape_text(shard_scores) + ", ids " +
+                           shape_text(shard_ids));
+        }
+        if (shard_scores.shape(0) != scores[0].shape(0)) {
+            fail(name, "has " + std::to_string(shard_scores.shape(0)) + " keys, shard 0 has " +
+                           std::to_string(scores[0].shape(0)));
+        }
+    }
+
+    std::vector<pyengine::Heaps> heaps() const {
+        std::vector<pyengine::Heaps> heaps;
+        for (std::size_t i = 0; i < scores.size(); ++i) {
+            heaps.push_back({scores[i].data(), ids[i].data(), scores[i].shape(1)});
+        }
+        return heaps;
+    }
+};
+
+py::tuple merge_heaps(const py::sequence& all_scores, const py::sequence& all_ids, std::int64_t k,
+                      const py::object& unit_starts, bool largest, int n_threads) {
+    const Shards shards(all_scores, all_ids);
+    if (shards.scores.empty()) fail("scores", "holds no shard");
+    if (k < 1) fail("k", "is " + std::to_string(k) + ", must be at least 1");
+    pyengine::HeapMergeOptions options;
+    options.k = k;
+    options.largest = largest;
+    options.n_threads = n_threads;
+    std::optional<Packed<std::int64_t>> starts;
+    if (!unit_starts.is_none()) {
+        starts = to_array<std::int64_t>(unit_starts, 1, "unit_starts");
+        options.unit_starts = starts->data();
+        options.n_unit_starts = starts->size();
+    }
+    const py::ssize_t n_keys = shards.scores[0].shape(0);
+    py::array_t<float> scores({n_keys, static_cast<py::ssize_t>(k)});
+    py::array_t<std::int64_t> ids({n_keys, static_cast<py::ssize_t>(k)});
+    const auto heaps = shards.heaps();
+    float* const scores_out = scores.mutable_data();
+    std::int64_t* const ids_out = ids.mutable_data();
+    {
+        const py::gil_scoped_release release;
+        pyengine::merge_heaps(heaps, n_keys, options, scores_out, ids_out);
+    }
+    return py::make_tuple(std::move(scores), std::move(ids));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+    module.doc() = "Compiled parts of pyengine; use them through its Python modules.";
+    module.def("merge_heaps", &merge_heaps, py::arg("scores"), py::arg("ids"), py::arg("k"),
+               py::arg("unit_starts") = py::none(), py::arg("largest") = true,
+               py::arg("n_threads") = 0, "See pyengine.merge.merge_heaps.");
+}

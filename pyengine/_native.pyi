@@ -1,0 +1,13 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+def merge_heaps(
+    scores: Sequence[NDArray[np.float32]],
+    ids: Sequence[NDArray[np.int64]],
+    k: int,
+    unit_starts: NDArray[np.int64] | None = None,
+    largest: bool = True,
+    n_threads: int = 0,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...

@@ -1,0 +1,184 @@
+"""Trigger examples: for every FFN key, the k prefixes of a corpus that activate it most.
+
+Geva et al. 2021, "Transformer Feed-Forward Layers Are Key-Value Memories", §3: the trigger
+examples of key i of layer l are the prefixes x_1 … x_j with the largest memory coefficient
+f(x_j^l · k_i^l).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pyengine.analyses.trigger_result import Example as Example
+from pyengine.analyses.trigger_result import TriggerExamples
+from pyengine.analyses.trigger_search import (
+    BLOCK_TOKENS,
+    Settings,
+    TriggerSearch,
+    run_with_checkpoints,
+)
+from pyengine.capture import ACTIVATION_MODES, VALUES
+from pyengine.corpus import Corpus
+from pyengine.engine import Plan, Progress
+from pyengine.errors import PyengineError
+from pyengine.manifest import describe
+from pyengine.models import Model
+from pyengine.reducers.topk import MAX_K, SIGNS
+from pyengine.run import RunFolder, open_run
+from pyengine.store import TokenStore, tokenize
+from pyengine.token_text import TokenText
+
+PER = ("unit", "token", "prefix")
+BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+
+
+def trigger_examples(
+    model: Model,
+    corpus: "Corpus | TokenStore",
+    k: int = 50,
+    *,
+    per: str = "unit",
+    value: str = "post",
+    sign: str = "max",
+    floor: float | None = None,
+    activation: str = "fused",
+    layers: Sequence[int] | None = None,
+    dims: Sequence[int] | None = None,
+    bos: bool = False,
+    batch_tokens: int | None = None,
+    block_tokens: int = BLOCK_TOKENS,
+    out: str | Path | None = None,
+    shard: tuple[int, int] = (0, 1),
+    checkpoint_blocks: int | None = None,
+    cache_dir: str | Path | None = None,
+    on_tokenized: Callable[[int, int], None] | None = None,
+    on_segment: Callable[[Progress, Plan], None] | None = None,
+) -> TriggerExamples:
+    """Find the k inputs that activate each feed-forward key most.
+
+    Args:
+        model: from `pyengine.load`.
+        corpus: a `Corpus`, tokenised here, or a `TokenStore`.
+        k: examples per key, 1 to 1024.
+        per: `unit`: each unit competes with its best position (ties: the earliest); `token`:
+            every position; `prefix`: equal prefixes compete once, at their first occurrence
+            (causal models only).
+        value: `post`, the input of the down-projection, or `pre`, before the non-linearity.
+        sign: `max`, `min`, or `both` (minima are then in `.minima`).
+        floor: keep only scores strictly above it (for minima: below its negative).
+        activation: `fused`, our kernel, or `model`, the model's own modules, bit for bit.
+        layers, dims: limit the keys; None takes all.
+        bos: put the BOS token before each unit (causal models).
+        batch_tokens: tokens per batch, padding included; part of what decides the last bits.
+            Default: 4096 on the CPU, 16384 on CUDA.
+        block_tokens: tokens per block, inside which units are sorted by length.
+        out: a run directory; the same call resumes it. None keeps the result in memory.
+        shard: (i, n) takes the i-th of n parts of the corpus, from 0; merge with `pyengine merge`.
+        checkpoint_blocks: save every so many blocks; None saves every 30 seconds.
+        cache_dir: where the tokenised corpus is kept; None: the user's cache.
+        on_tokenized: called with (bytes done, bytes in all) while the corpus is tokenised.
+        on_segment: called with the progress whenever a few batches are done.
+
+    Returns:
+        The examples (of this shard only when there are several).
+
+    Raises:
+        PyengineError: for settings out of range, a corpus that does not fit the model, or a run
+            directory that was made with other settings.
+    """
+    device = model.device.type
+    settings = Settings(
+        k=k,
+        per=per,
+        value=value,
+        sign=sign,
+        floor=None if floor is None else float(floor),
+        activation=activation,
+        layers=_chosen("layer", layers, model.n_layers) or tuple(range(model.n_layers)),
+        dims=_chosen("dim", dims, model.d_ff),
+        bos=bos,
+        batch_tokens=BATCH_TOKENS[device] if batch_tokens is None else batch_tokens,
+        block_tokens=block_tokens,
+    )
+    _check(settings, model, shard)
+    store = _tokenized(model, corpus, bos, cache_dir, on_tokenized)
+    search = TriggerSearch(model, settings, store, shard)
+    text = TokenText.of(model.tokenizer)
+    source = corpus.describe() if isinstance(corpus, Corpus) else "token store"
+    manifest = describe("triggers", settings.question(), settings.numerics(), model, store, source)
+    if out is None:
+        search.run(lambda: None, on_segment)
+        return TriggerExamples.from_shard(search.shard(complete=True), text, manifest)
+    run = RunFolder.begin(Path(out), manifest)
+    text.save(run.path)
+    if run.complete:
+        return open_run(run.path)
+    with run.lock(*shard):
+        found = run_with_checkpoints(search, run, checkpoint_blocks, on_segment)
+        result = TriggerExamples.from_shard(found, text, run.manifest)
+        if search.n_shards == 1:
+            run.finish(result.tensors(), result.record, text)
+    return result
+
+
+def _chosen(what: str, wanted: Sequence[int] | None, n: int) -> tuple[int, ...] | None:
+    if wanted is None:
+        return None
+    chosen = tuple(int(index) for index in wanted)
+    if not chosen:
+        raise PyengineError(f"no {what}s given; leave the option out to take all {n}")
+    for index in chosen:
+        if not 0 <= index < n:
+            raise PyengineError(f"{what} {index} is out of range; the model has 0 to {n - 1}")
+    if len(set(chosen)) < len(chosen):
+        raise PyengineError(f"{what}s are given twice: {', '.join(map(str, chosen))}")
+    return tuple(sorted(chosen))
+
+
+def _check(settings: Settings, model: Model, shard: tuple[int, int]) -> None:
+    choices = {
+        "per": PER,
+        "value": VALUES,
+        "sign": tuple(SIGNS),
+        "activation": ACTIVATION_MODES,
+    }
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            raise PyengineError(
+                f"{name} must be one of {', '.join(known)}, got {getattr(settings, name)!r}"
+            )
+    if not 1 <= settings.k <= MAX_K:
+        raise PyengineError(f"k must be from 1 to {MAX_K}, got {settings.k}")
+    if settings.floor is not None and math.isnan(settings.floor):
+        raise PyengineError("floor must be a number, got nan")
+    for name in ("batch_tokens", "block_tokens"):
+        if getattr(settings, name) < 1:
+            raise PyengineError(f"{name} must be at least 1, got {getattr(settings, name)}")
+    if settings.per == "prefix" and not model.family.causal:
+        raise PyengineError(
+            f"per='prefix' is for causal models: in {model.family.model_type} an activation "
+            "depends on what follows the prefix"
+        )
+    if not 0 <= shard[0] < shard[1]:
+        raise PyengineError(f"shard {shard[0]} of {shard[1]} does not exist (they count from 0)")
+
+
+def _tokenized(
+    model: Model,
+    corpus: Corpus | TokenStore,
+    bos: bool,
+    cache_dir: str | Path | None,
+    on_tokenized: Callable[[int, int], None] | None,
+) -> TokenStore:
+    if isinstance(corpus, TokenStore):
+        store = corpus
+    else:
+        room = model.max_positions - len(model.special_tokens(bos))
+        store = tokenize(
+            corpus, model.tokenizer, max_tokens=room, cache_dir=cache_dir, progress=on_tokenized
+        )
+    if (top := int(store.tokens.max())) >= model.vocab_size:
+        raise PyengineError(
+            f"the corpus holds token id {top}, but {model.name} has only {model.vocab_size}"
+        )
+    return store

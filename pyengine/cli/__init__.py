@@ -1,0 +1,70 @@
+"""The command line: data on stdout or in files, progress and messages on stderr.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+import typer
+
+from pyengine.cli import bench, runs, triggers
+from pyengine.errors import PyengineError
+
+# Newer Typers carry a copy of click; this finds the class that both raise.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="pyengine",
+    help="Find what triggers each feed-forward neuron of a transformer, over a whole corpus.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo")(triggers.demo)
+app.command("triggers")(triggers.triggers)
+app.command("show")(runs.show)
+app.command("merge")(runs.merge)
+app.command("verify")(runs.verify)
+app.command("compare")(runs.compare)
+app.command("export")(runs.export)
+app.command("bench")(bench.bench)
+
+
+def main() -> None:
+    """Run the command line; every expected failure ends in one line and its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        error.show()
+        _leave(2)
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted; what was done is saved: run the same command again to resume")
+        _leave(130)
+    except (PyengineError, OSError) as error:
+        _say(f"error: {' '.join(str(error).split())}")
+        _leave(1)
+    except MemoryError:
+        _say("error: out of memory; try a smaller --batch-tokens")
+        _leave(1)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _leave(code: int) -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `pyengine show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,74 @@
+"""`pyengine bench`: the throughput benchmark on the user's own machine."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pyengine.cli.display import err, human, out
+
+
+def bench(
+    model: Annotated[
+        str, typer.Option(help="Model; default: a random one of GPT-2 small's size.")
+    ] = "random-gpt2",
+    units: Annotated[int, typer.Option(help="Sentences of the embedded excerpt.")] = 100,
+    k: Annotated[int, typer.Option(help="Examples per key.")] = 50,
+    rounds: Annotated[int, typer.Option(help="Measured rounds; medians are shown.")] = 1,
+    dtype: Annotated[str, typer.Option(help="float32, tf32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time the search beside the bare Hugging Face forward and the usual hooks.
+
+    Example: pyengine bench
+    """
+    from pyengine import Corpus
+    from pyengine.analyses.triggers import BATCH_TOKENS
+    from pyengine.embedded import EXCERPT
+    from pyengine.loading import load
+    from pyengine.store import tokenize
+    from pyengine.throughput import Ways, measure
+
+    tokenizer = load("demo").tokenizer
+    corpus = Corpus.from_path(EXCERPT, format="wikitext", max_units=units)
+    chosen = (
+        _random_gpt2(tokenizer, device, dtype)
+        if model == "random-gpt2"
+        else load(model, device=device, dtype=dtype)
+    )
+    store = tokenize(corpus, chosen.tokenizer, max_tokens=chosen.max_positions - 2)
+    ways = Ways(chosen, store, k, BATCH_TOKENS[chosen.device.type])
+    with err.status("measuring") as status:
+        timings = measure(ways, rounds, status.update)
+    if as_json:
+        print(json.dumps([timing._asdict() for timing in timings]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("way", "tokens/s", "CPU s", "× bare forward"):
+        table.add_column(name, justify="left" if name == "way" else "right")
+    for timing in timings:
+        table.add_row(
+            timing.name,
+            human(timing.tokens_per_s),
+            f"{timing.cpu_s:.2f}",
+            f"{timing.ratio:.2f}",
+        )
+    out.print(table)
+    out.print(
+        f"{store.n_tokens:,} tokens in {store.n_units:,} sentences; "
+        f"{ways.padding:.3f} computed tokens per real one"
+    )
+
+
+def _random_gpt2(tokenizer, device: str, dtype: str):  # type: ignore[no-untyped-def]
+    """Build a random model of GPT-2 small's size, with the embedded tokenizer's vocabulary."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from pyengine.loading import DTYPES, load, resolve_device
+
+    torch.manual_seed(0)
+    hf = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer)))
+    return load((hf.to(resolve_device(device), DTYPES[dtype]).eval(), tokenizer), dtype=dtype)

@@ -1,0 +1,153 @@
+"""What the terminal shows: progress on stderr, tables on stdout."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pyengine.analyses.trigger_result import Example, TriggerExamples
+
+out = Console(highlight=False, soft_wrap=False)
+err = Console(stderr=True, highlight=False)
+
+# Without a terminal a line is printed this often instead of a moving bar.
+LOG_SECONDS = 10.0
+
+# Called with (stage, done, total); a new stage opens a new bar.
+Advance = Callable[[str, int, int], None]
+
+STAGE_UNITS = {"tokenising": "bytes"}
+
+
+class _Rate(ProgressColumn):
+    """Units per second since the bar appeared."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        unit = STAGE_UNITS.get(task.description, "tokens")
+        return Text("" if speed is None else f"{human(speed)} {unit}/s")
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Advance]:
+    """Show a bar per stage with the rate and the time left; plain lines without a terminal."""
+    if not err.is_terminal:
+        yield _LogLines()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                # A resumed run starts with work done: the rate counts from there.
+                tasks[stage] = bars.add_task(stage, total=total, completed=done)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield advance
+
+
+class _LogLines:
+    """Progress as plain lines, for logs."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._began: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        started, first = self._began.setdefault(stage, (now, done))
+        if now - self._last < LOG_SECONDS or done <= first:
+            return
+        self._last = now
+        rate = (done - first) / (now - started)
+        unit = STAGE_UNITS.get(stage, "tokens")
+        print(
+            f"{stage}: {done / max(total, 1):.0%}, {human(rate)} {unit}/s, "
+            f"{(total - done) / rate:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def human(number: float) -> str:
+    """Write 1234567 as 1.23M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.3g}"
+
+
+def example_table(
+    triggers: "TriggerExamples", layer: int, dim: int, rows: int, width: int
+) -> Table:
+    """Lay out one key's trigger examples: the prefix, «the firing token», what follows."""
+    table = Table(title=f"layer {layer}, dim {dim}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("rank", justify="right", style="dim")
+    table.add_column("score", justify="right")
+    table.add_column("unit", justify="right", style="dim")
+    table.add_column("prefix «firing token» what follows", no_wrap=True, overflow="ellipsis")
+    for example in triggers.examples(layer, dim)[:rows]:
+        table.add_row(
+            str(example.rank),
+            f"{example.score:.3f}",
+            str(example.unit),
+            marked(triggers, example, width),
+        )
+    if not table.row_count:
+        table.add_row("", "", "", Text("no examples", style="dim"))
+    return table
+
+
+def marked(triggers: "TriggerExamples", example: "Example", width: int) -> Text:
+    """Mark the firing token inside its unit, keeping the end of the prefix in view."""
+    tokens = triggers.unit_tokens(example.unit)
+    before = _one_line(triggers.text.decode(tokens[: example.position]))
+    firing = _one_line(triggers.text.token(example.token))
+    after = _one_line(triggers.text.decode(tokens[example.position + 1 :]))
+    room = max(width - len(firing) - 4, 8)
+    shown_before = _tail(before, max(room * 2 // 3, room - len(after)))
+    shown_after = _head(after, room - len(shown_before))
+    return Text.assemble(
+        f"{shown_before} " if shown_before else "",
+        ("«", "bold yellow"),
+        (firing, "bold yellow"),
+        ("»", "bold yellow"),
+        (f" {shown_after}" if shown_after else "", "dim"),
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _tail(text: str, width: int) -> str:
+    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
+
+
+def _head(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"

@@ -1,0 +1,141 @@
+"""Commands that read runs: show, merge, verify, compare, export."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pyengine.cli.display import err, example_table, out
+
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def show(
+    run: RunArgument,
+    layer: Annotated[int | None, typer.Option(help="Layer of the key.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Dimension of the key.")] = None,
+    rows: Annotated[int, typer.Option(help="Examples to show.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a run holds, or one key's trigger examples.
+
+    Example: pyengine show runs/gpt2 --layer 3 --dim 17
+    """
+    from pyengine.run import open_run
+
+    if (layer is None) != (dim is None):
+        raise typer.BadParameter("give both --layer and --dim, or neither")
+    found = open_run(run)
+    if layer is None or dim is None:
+        print(json.dumps(found.manifest, indent=2)) if as_json else _overview(found.manifest)
+        return
+    examples = {name: side.examples(layer, dim) for name, side in found.sides().items()}
+    if as_json:
+        print(json.dumps({n: [vars(e) for e in s[:rows]] for n, s in examples.items()}))
+        return
+    for name, side in found.sides().items():
+        table = example_table(side, layer, dim, rows, out.width - 28)
+        if len(examples) > 1:
+            table.title = f"{table.title} ({name})"
+        out.print(table)
+
+
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories that hold the shards.")],
+    run: Annotated[Path, typer.Option("--out", help="Run directory to write.")],
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Accept shards with other numerics.")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="Threads; 0 takes all cores.")] = 0,
+) -> None:
+    """Merge the shards of one run, bit for bit what a single process would have found.
+
+    Example: pyengine merge runs/part-0 runs/part-1 --out runs/whole
+    """
+    from pyengine.run import merge_runs
+
+    found = merge_runs([*runs], run, allow_mixed=allow_mixed, n_threads=threads)
+    err.print(f"merged {found.record['n_tokens']:,} tokens → {run}")
+
+
+def verify(run: RunArgument) -> None:
+    """Check every file of a run against its checksum.
+
+    Example: pyengine verify runs/gpt2
+    """
+    from pyengine.run import verify as verify_run
+
+    verify_run(run)
+    out.print(f"{run} is complete and intact")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run directory.")],
+    b: Annotated[Path, typer.Argument(help="Another one, over the same corpus.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two runs per layer: overlap of the examples, and the band of the disagreements.
+
+    Example: pyengine compare runs/fp32 runs/bf16
+    """
+    from pyengine.analyses.compare import compare as compare_runs
+    from pyengine.run import open_run
+
+    layers = compare_runs(open_run(a), open_run(b))
+    if as_json:
+        print(json.dumps([layer._asdict() for layer in layers]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("direction", "layer", "overlap", "keys changed", "band", "max |Δ score|"):
+        table.add_column(name, justify="right")
+    for layer in layers:
+        table.add_row(
+            layer.direction,
+            str(layer.layer),
+            f"{layer.overlap:.4%}",
+            f"{layer.changed:.2%}",
+            f"{layer.band:.2e}",
+            f"{layer.score_difference:.2e}",
+        )
+    out.print(table)
+
+
+def export(
+    run: RunArgument,
+    path: Annotated[Path, typer.Option("--out", help="File (text: directory) to write.")],
+    format: Annotated[str, typer.Option(help="parquet, jsonl or text.")] = "parquet",
+) -> None:
+    """Write a run as Parquet, or in ff-layers' JSONL or text format.
+
+    Example: pyengine export runs/gpt2 --format parquet --out gpt2.parquet
+    """
+    from pyengine.export import export as export_run
+    from pyengine.run import open_run
+
+    found = open_run(run)
+    export_run(found, format, path)
+    value = found.manifest["question"]["value"]
+    err.print(f"wrote {path}; scores are {value}-activation coefficients")
+
+
+def _overview(manifest: dict) -> None:
+    model, corpus, question = (manifest[name] for name in ("model", "corpus", "question"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    rows = {
+        "model": f"{model['name']} ({model['family']}, {model['n_layers']} layers × {model['d_ff']})",
+        "corpus": f"{corpus['source']}: {corpus['n_units']:,} units, {corpus['n_tokens']:,} tokens",
+        "question": ", ".join(
+            f"{name} {value}"
+            for name, value in question.items()
+            if name in ("k", "per", "value", "sign", "floor") and value is not None
+        ),
+        "numerics": f"{manifest['numerics']['dtype']} on {manifest['numerics']['device']}",
+        "NaN activations": f"{sum(manifest['result']['n_nan']):,}",
+        "bit-exact": "yes" if manifest["result"]["exact"] else "no",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out.print(table)

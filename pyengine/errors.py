@@ -1,0 +1,5 @@
+"""Errors that end in one clear line for the user."""
+
+
+class PyengineError(ValueError):
+    """Bad input, settings or files; its message is one line that says what to do."""

@@ -1,0 +1,245 @@
+"""Where each architecture keeps its parts: a table with one row per model type.
+
+In every family the FFN coefficient is the *input of the down-projection*; that module is
+called `value` here because its rows are the value vectors. A new architecture is one new row.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pyengine.errors import PyengineError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Hugging Face's activation names -> the formulas that our fused kernels implement.
+FUSED_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "quick_gelu": "quick_gelu",
+}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One run of identical blocks. Paths are templates over the block index, from the body.
+
+    Attributes:
+        name: `decoder` (causal) or `encoder` (bidirectional).
+        blocks: the `ModuleList` of blocks.
+        ffn: the feed-forward module of a block, as a whole.
+        key: the matrix whose columns are the keys; a gated FFN's *gate*.
+        up: the second input matrix of a gated FFN; None where no variant is gated.
+        activation: the module of the non-linearity.
+        value: the down-projection; its input is the coefficient, its rows are the values.
+        attention: output projections of the block's attentions; their input is the context.
+        norms: the block's norms, in order of use.
+        final_norm: the norm after the last block; None where there is none.
+    """
+
+    name: str
+    blocks: str
+    ffn: str
+    key: tuple[str, ...]
+    activation: str
+    value: str
+    attention: tuple[str, ...]
+    norms: tuple[str, ...]
+    up: str | None = None
+    final_norm: str | None = None
+
+    @property
+    def causal(self) -> bool:
+        return self.name == "decoder"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture: its stacks in layer order and the configuration names that we read.
+
+    Attributes:
+        model_type: Hugging Face's `config.model_type`.
+        stacks: encoder before decoder; layers are numbered through all of them.
+        embedding: the token embedding, from the body.
+        activation_name: configuration attribute that names the non-linearity.
+        max_positions: configuration attribute of the longest input.
+        auto_class: the `transformers` class that loads the model with its output head.
+    """
+
+    model_type: str
+    stacks: tuple[Stack, ...]
+    embedding: str
+    activation_name: str
+    max_positions: str
+    auto_class: str
+
+    @property
+    def causal(self) -> bool:
+        """Whether every layer sees only the prefix."""
+        return all(stack.causal for stack in self.stacks)
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether an encoder feeds a decoder (T5)."""
+        return len(self.stacks) == 2
+
+
+def _gpt(attention: str) -> Stack:
+    return Stack(
+        name="decoder",
+        blocks="h",
+        ffn="h.{}.mlp",
+        key=("h.{}.mlp.c_fc",),
+        activation="h.{}.mlp.act",
+        value="h.{}.mlp.c_proj",
+        attention=(attention,),
+        norms=("h.{}.ln_1", "h.{}.ln_2"),
+        final_norm="ln_f",
+    )
+
+
+def _t5(name: str, attentions: tuple[str, ...]) -> Stack:
+    block, n = f"{name}.block.{{}}", len(attentions)
+    ffn = f"{block}.layer.{n}.DenseReluDense"
+    return Stack(
+        name=name,
+        blocks=f"{name}.block",
+        ffn=ffn,
+        key=(f"{ffn}.wi", f"{ffn}.wi_0"),
+        up=f"{ffn}.wi_1",
+        activation=f"{ffn}.act",
+        value=f"{ffn}.wo",
+        attention=tuple(f"{block}.layer.{i}.{a}.o" for i, a in enumerate(attentions)),
+        norms=tuple(f"{block}.layer.{i}.layer_norm" for i in range(n + 1)),
+        final_norm=f"{name}.final_layer_norm",
+    )
+
+
+_BERT = Stack(
+    name="encoder",
+    blocks="encoder.layer",
+    ffn="encoder.layer.{}",
+    key=("encoder.layer.{}.intermediate.dense",),
+    activation="encoder.layer.{}.intermediate.intermediate_act_fn",
+    value="encoder.layer.{}.output.dense",
+    attention=("encoder.layer.{}.attention.output.dense",),
+    norms=("encoder.layer.{}.attention.output.LayerNorm", "encoder.layer.{}.output.LayerNorm"),
+)
+
+FAMILIES = {
+    family.model_type: family
+    for family in (
+        Family(
+            "gpt2",
+            (_gpt("h.{}.attn.c_proj"),),
+            embedding="wte",
+            activation_name="activation_function",
+            max_positions="n_positions",
+            auto_class="AutoModelForCausalLM",
+        ),
+        Family(
+            "gpt_neo",
+            (_gpt("h.{}.attn.attention.out_proj"),),
+            embedding="wte",
+            activation_name="activation_function",
+            max_positions="max_position_embeddings",
+            auto_class="AutoModelForCausalLM",
+        ),
+        Family(
+            "bert",
+            (_BERT,),
+            embedding="embeddings.word_embeddings",
+            activation_name="hidden_act",
+            max_positions="max_position_embeddings",
+            auto_class="AutoModelForMaskedLM",
+        ),
+        Family(
+            "t5",
+            (
+                _t5("encoder", ("SelfAttention",)),
+                _t5("decoder", ("SelfAttention", "EncDecAttention")),
+            ),
+            embedding="shared",
+            activation_name="dense_act_fn",
+            max_positions="n_positions",
+            auto_class="AutoModelForSeq2SeqLM",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One feed-forward layer of a model: `index` counts through all stacks."""
+
+    index: int
+    stack: Stack
+    block: int
+
+    def module(self, body: "nn.Module", part: str) -> "nn.Module":
+        """Return the module that the path template `part` names in this layer.
+
+        Raises:
+            AttributeError: if the model has no such module.
+        """
+        return body.get_submodule(part.format(self.block))
+
+    def key(self, body: "nn.Module") -> "nn.Module":
+        """Return the module whose weight holds the keys (the gate of a gated FFN)."""
+        for part in self.stack.key:
+            try:
+                return self.module(body, part)
+            except AttributeError:
+                continue
+        raise AttributeError(f"no key matrix at any of {self.stack.key} in block {self.block}")
+
+    def up(self, body: "nn.Module") -> "nn.Module | None":
+        """Return the up-projection of a gated FFN, None of a plain one."""
+        if self.stack.up is None:
+            return None
+        try:
+            return self.module(body, self.stack.up)
+        except AttributeError:
+            return None
+
+
+def family_of(config: Any) -> Family:
+    """Return the table's row for a Hugging Face configuration.
+
+    Raises:
+        PyengineError: for an architecture that the table does not hold.
+    """
+    model_type = getattr(config, "model_type", type(config).__name__)
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise PyengineError(f"unknown architecture {model_type!r}; known are: {known}")
+    return FAMILIES[model_type]
+
+
+def body_of(hf_model: "nn.Module") -> "nn.Module":
+    """Return the module that the table's paths start from: the model without its head."""
+    if hasattr(hf_model, "encoder") and hasattr(hf_model, "shared"):
+        return hf_model  # T5 keeps encoder, decoder and embedding at the top
+    return getattr(hf_model, "base_model", hf_model)
+
+
+def layers_of(family: Family, body: "nn.Module") -> list[Layer]:
+    """List the feed-forward layers of a model, encoder first."""
+    return list(_layers(family, body))
+
+
+def _layers(family: Family, body: "nn.Module") -> Iterator[Layer]:
+    index = 0
+    for stack in family.stacks:
+        if stack.name == "decoder" and not hasattr(body, stack.blocks.split(".")[0]):
+            continue  # a T5 encoder loaded on its own has no decoder
+        for block in range(len(list(body.get_submodule(stack.blocks).children()))):
+            yield Layer(index, stack, block)
+            index += 1

@@ -1,0 +1,148 @@
+"""A model and what the engine knows about it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pyengine.errors import PyengineError
+from pyengine.families import Family, Layer, body_of, layers_of
+from pyengine.store import tokenizer_hash
+
+# T5 has no longest input of its own; longer units are split here unless told otherwise.
+DEFAULT_MAX_POSITIONS = 512
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids put around a unit's content, never competing themselves."""
+
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.suffix)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A Hugging Face model with what the engine knows about it. Never modified.
+
+    Attributes:
+        hf: the model as loaded or as given.
+        tokenizer: a fast tokenizer, or None (then only token ids can be fed).
+        family: the row of `pyengine.families.FAMILIES`.
+        name: the hub name, folder or class name that it came from.
+        revision: the hub revision asked for, if any.
+        dtype: one of `float32`, `tf32`, `bfloat16`, `float16`.
+    """
+
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    family: Family
+    name: str
+    revision: str | None
+    dtype: str
+
+    @property
+    def config(self) -> Any:
+        return self.hf.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.hf.parameters()).device
+
+    @cached_property
+    def body(self) -> nn.Module:
+        """The model without its output head; the family's paths start here."""
+        return body_of(self.hf)
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """All feed-forward layers, T5's encoder before its decoder."""
+        return layers_of(self.family, self.body)
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @cached_property
+    def d_ff(self) -> int:
+        value = self.layers[0].module(self.body, self.layers[0].stack.value)
+        return int(getattr(value, "in_features", None) or value.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+
+    @property
+    def vocab_size(self) -> int:
+        embedding = self.body.get_submodule(self.family.embedding)
+        return int(embedding.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+
+    @property
+    def max_positions(self) -> int:
+        """Longest input in tokens, special tokens included."""
+        return int(getattr(self.config, self.family.max_positions, None) or DEFAULT_MAX_POSITIONS)
+
+    @property
+    def pad_id(self) -> int:
+        """Token id of padding; any id will do, since padding is masked."""
+        for holder in (self.tokenizer, self.config):
+            if (pad := getattr(holder, "pad_token_id", None)) is not None:
+                return int(pad)
+        return 0
+
+    @property
+    def decoder_start_id(self) -> int:
+        start = getattr(self.config, "decoder_start_token_id", None)
+        return int(self.pad_id if start is None else start)
+
+    def special_tokens(self, bos: bool = False) -> SpecialTokens:
+        """Return what surrounds a unit: as the tokenizer says for an encoder, else a BOS if asked.
+
+        Raises:
+            PyengineError: if `bos` is asked of a model that has no BOS token, or of an encoder.
+        """
+        if self.tokenizer is None:
+            return SpecialTokens()
+        if self.family.causal:
+            if not bos:
+                return SpecialTokens()
+            if self.tokenizer.bos_token_id is None:
+                raise PyengineError(f"bos=True, but the tokenizer of {self.name} has no BOS token")
+            return SpecialTokens(prefix=(self.tokenizer.bos_token_id,))
+        if bos:
+            raise PyengineError(f"bos=True is for causal models; {self.name} is not one")
+        return _surroundings(self.tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names, shapes and bytes of every parameter and buffer, and the config."""
+        return model_hash(self.hf)
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str | None:
+        return None if self.tokenizer is None else tokenizer_hash(self.tokenizer)
+
+
+def model_hash(hf: nn.Module) -> str:
+    """Return the SHA-256 of a model's parameters and buffers (tied ones once), and its type."""
+    digest = hashlib.sha256(type(hf).__name__.encode())
+    tensors = dict(hf.named_parameters()) | dict(hf.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _surroundings(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """Find what the tokenizer puts before and after a text."""
+    content = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    for start in range(len(whole) - len(content) + 1):
+        if whole[start : start + len(content)] == content:
+            return SpecialTokens(tuple(whole[:start]), tuple(whole[start + len(content) :]))
+    raise PyengineError("the tokenizer does not put its special tokens around the text")

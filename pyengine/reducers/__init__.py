@@ -1,0 +1,1 @@
+"""Reducers: fixed-size, mergeable summaries of a stream of activations."""

@@ -1,0 +1,203 @@
+"""Shard files: one cumulative checkpoint per worker, which in the end is its result.
+
+A shard file is one safetensors file with one metadata key, a JSON record; the record holds the
+SHA-256 of the tensors, so that a damaged file is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from pyengine.errors import PyengineError
+from pyengine.files import atomic_write
+from pyengine.merge import merge_heaps
+from pyengine.units import UnitTable
+
+FOLDER = "shards"
+METADATA_KEY = "pyengine"
+TABLE = ("units", "first_ids", "offsets", "tokens")
+
+
+@dataclass(frozen=True)
+class Heaps:
+    """The k best of every key in one direction.
+
+    Attributes:
+        scores: float32 [n_keys, k], best first; NaN where fewer than k exist.
+        ids: int64 [n_keys, k], offset of the token in the corpus; -1 where fewer than k exist.
+    """
+
+    scores: np.ndarray
+    ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one worker has found so far.
+
+    Attributes:
+        heaps: by direction, `max` and/or `min`.
+        table: the units that the heaps refer to; None until the shard is complete.
+        record: shard, n_shards, units [first, last), cursor, counters, `complete`.
+    """
+
+    heaps: dict[str, Heaps]
+    table: UnitTable | None
+    record: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.record["complete"])
+
+
+def shard_path(folder: Path, shard: int, n_shards: int) -> Path:
+    """Name the file of shard `shard` (from 0) of `n_shards` in a run directory."""
+    return folder / FOLDER / f"{shard:05d}-of-{n_shards:05d}.safetensors"
+
+
+def save_shard(path: Path, shard: Shard) -> None:
+    """Write a shard file, whole or not at all."""
+    tensors: dict[str, np.ndarray] = {}
+    for direction, heaps in shard.heaps.items():
+        tensors[f"{direction}.scores"] = heaps.scores
+        tensors[f"{direction}.ids"] = heaps.ids
+    if shard.table is not None:
+        tensors |= {f"table.{name}": getattr(shard.table, name) for name in TABLE}
+    save_tensors(path, tensors, shard.record)
+
+
+def load_shard(path: Path) -> Shard:
+    """Read a shard file.
+
+    Raises:
+        PyengineError: if it is missing, truncated or does not match its checksum.
+    """
+    tensors, record = load_tensors(path)
+    directions = sorted({name.split(".")[0] for name in tensors} - {"table"})
+    heaps = {d: Heaps(tensors[f"{d}.scores"], tensors[f"{d}.ids"]) for d in directions}
+    table = None
+    if "table.units" in tensors:
+        table = UnitTable(**{name: tensors[f"table.{name}"] for name in TABLE})
+    return Shard(heaps, table, record)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON record to one safetensors file, deterministically."""
+    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    full = {**record, "sha256": _tensor_hash(contiguous)}
+    metadata = {METADATA_KEY: json.dumps(full, sort_keys=True)}
+    atomic_write(path, lambda temporary: _save(contiguous, temporary, metadata))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `save_tensors` wrote, verifying the checksum.
+
+    Raises:
+        PyengineError: if the file is missing, damaged or not ours.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            record = json.loads((file.metadata() or {})[METADATA_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise PyengineError(f"{path} does not exist") from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise PyengineError(f"{path} is damaged or not a pyengine file: {error}") from error
+    if record.pop("sha256", None) != _tensor_hash(tensors):
+        raise PyengineError(f"{path} is damaged: its contents do not match its checksum")
+    return tensors, record
+
+
+def merge_shards(paths: Iterable[Path], n_units: int, *, sign: str, n_threads: int = 0) -> Shard:
+    """Merge the complete shards of one run; two shards are in memory at a time.
+
+    Args:
+        paths: shard files, in any order.
+        n_units: units of the corpus; the shards must cover them all, each once.
+        sign: `max`, `min` or `both`.
+        n_threads: 0 takes all cores; the result is the same for any number.
+
+    Raises:
+        PyengineError: if a shard is incomplete, damaged, missing or covered twice.
+    """
+    paths = list(paths)
+    merged: dict[str, Heaps] = {}
+    records: list[dict[str, Any]] = []
+    for path in paths:
+        shard = load_shard(path)
+        if not shard.complete:
+            raise PyengineError(f"shard {path} is incomplete; finish it with its own command")
+        records.append(shard.record)
+        for direction, heaps in shard.heaps.items():
+            merged[direction] = _merge_pair(merged.get(direction), heaps, direction, n_threads)
+    _check_cover(records, n_units)
+    ids = np.concatenate([heaps.ids.ravel() for heaps in merged.values()])
+    table = UnitTable.merge((_table_of(path) for path in paths), ids)
+    return Shard(merged, table, _merged_record(records, n_units))
+
+
+def _merge_pair(before: Heaps | None, heaps: Heaps, direction: str, n_threads: int) -> Heaps:
+    parts = [heaps] if before is None else [before, heaps]
+    scores, ids = merge_heaps(
+        [part.scores for part in parts],
+        [part.ids for part in parts],
+        heaps.scores.shape[1],
+        largest=direction == "max",
+        n_threads=n_threads,
+    )
+    return Heaps(scores, ids)
+
+
+def _table_of(path: Path) -> UnitTable:
+    table = load_shard(path).table
+    return UnitTable.empty() if table is None else table
+
+
+def _check_cover(records: list[dict[str, Any]], n_units: int) -> None:
+    at = 0
+    for first, last in sorted(tuple(record["units"]) for record in records):
+        if first == last:
+            continue
+        if first < at:
+            raise PyengineError(f"two shards hold unit {first}; was a shard given twice?")
+        if first > at:
+            raise PyengineError(f"a shard is missing: no shard holds units {at} to {first - 1}")
+        at = last
+    if at != n_units:
+        raise PyengineError(f"a shard is missing: no shard holds units {at} to {n_units - 1}")
+
+
+def _merged_record(records: list[dict[str, Any]], n_units: int) -> dict[str, Any]:
+    return {
+        "shard": 0,
+        "n_shards": 1,
+        "units": [0, n_units],
+        "complete": True,
+        "exact": all(record["exact"] for record in records),
+        "n_tokens": sum(record["n_tokens"] for record in records),
+        "n_computed": sum(record["n_computed"] for record in records),
+        "n_nan": np.sum([record["n_nan"] for record in records], axis=0).tolist(),
+    }
+
+
+def _save(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:  # a full disk arrives as this type
+        raise OSError(str(error)) from error
+
+
+def _tensor_hash(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(json.dumps([name, str(array.dtype), list(array.shape)]).encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,214 @@
+"""Throughput of the trigger search beside the forward passes that it is compared with.
+
+Four ways over the same units, timed in turn, several rounds, medians:
+
+- `forward`: the bare headless Hugging Face forward on our batches, nothing captured;
+- `hooks + topk`: the same with a hook per layer and `torch.topk` merged per batch;
+- `arrival order`: the bare forward on batches in arrival order, padded to the longest;
+- `pyengine`: the whole search.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyengine.analyses.trigger_search import BLOCK_TOKENS, Settings, TriggerSearch
+from pyengine.batches import Batch, form_batches
+from pyengine.engine import precision
+from pyengine.errors import PyengineError
+from pyengine.models import Model
+from pyengine.store import TokenStore
+
+
+class Timing(NamedTuple):
+    """One way's medians.
+
+    Attributes:
+        name: the way.
+        wall_s: seconds on the clock.
+        cpu_s: seconds of CPU time, all threads.
+        tokens_per_s: content tokens per second on the clock.
+        ratio: CPU time of `forward` over this one's (wall time on CUDA): above 1 is faster.
+    """
+
+    name: str
+    wall_s: float
+    cpu_s: float
+    tokens_per_s: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The ways to measure, over one model and one store.
+
+    Args:
+        model: GPT-2, GPT-Neo or BERT, or a T5 encoder; the teacher-forced decoder has no bare
+            forward to compare with.
+        store: the units.
+        k: examples per key.
+        batch_tokens: tokens per batch, padding included.
+    """
+
+    model: Model
+    store: TokenStore
+    k: int
+    batch_tokens: int
+
+    def all(self) -> dict[str, Callable[[], object]]:
+        """Return the ways by name; each call runs over all units."""
+        if self.model.family.encoder_decoder:
+            raise PyengineError("throughput is measured on GPT-2, GPT-Neo and BERT")
+        sorted_batches = self._batches(BLOCK_TOKENS)
+        arrival = self._arrival_batches()
+        return {
+            "forward": lambda: self._forward(sorted_batches),
+            "hooks + topk": lambda: self._hooks(sorted_batches),
+            "arrival order": lambda: self._forward(arrival),
+            "pyengine": self._pyengine,
+        }
+
+    @property
+    def padding(self) -> float:
+        """Computed tokens per real one in our batches."""
+        batches = self._batches(BLOCK_TOKENS)
+        return sum(b.n_computed for b in batches) / sum(b.n_tokens for b in batches)
+
+    def _batches(self, block_tokens: int) -> list[Batch]:
+        search = self._search(block_tokens)
+        special = self.model.special_tokens()
+        return [
+            batch
+            for first, last in zip(
+                search.plan.boundaries[:-1], search.plan.boundaries[1:], strict=True
+            )
+            for batch in form_batches(
+                self.store,
+                (int(first), int(last)),
+                prefix=list(special.prefix),
+                suffix=list(special.suffix),
+                batch_tokens=self.batch_tokens,
+                base=0,
+                pad_id=self.model.pad_id,
+            )
+        ]
+
+    def _arrival_batches(self) -> list[Batch]:
+        """One batch per run of units as they come: as many as usually fit the budget."""
+        lengths = np.diff(self.store.offsets)
+        rows = max(1, self.batch_tokens // max(int(np.percentile(lengths, 90)), 1))
+        special = self.model.special_tokens()
+        return [
+            batch
+            for first in range(0, self.store.n_units, rows)
+            for batch in form_batches(
+                self.store,
+                (first, min(first + rows, self.store.n_units)),
+                prefix=list(special.prefix),
+                suffix=list(special.suffix),
+                batch_tokens=1 << 40,
+                base=0,
+                pad_id=self.model.pad_id,
+            )
+        ]
+
+    def _search(self, block_tokens: int) -> TriggerSearch:
+        settings = Settings(
+            k=self.k,
+            layers=tuple(range(self.model.n_layers)),
+            batch_tokens=self.batch_tokens,
+            block_tokens=block_tokens,
+        )
+        return TriggerSearch(self.model, settings, self.store, (0, 1))
+
+    def _pyengine(self) -> object:
+        search = self._search(BLOCK_TOKENS)
+        search.run(lambda: None, None)
+        return search.topk.compute()
+
+    @torch.inference_mode()
+    def _forward(self, batches: list[Batch]) -> None:
+        device, body = self.model.device, self.model.body
+        was_training = body.training
+        body.eval()
+        with precision(self.model.dtype):
+            for batch in batches:
+                body(
+                    input_ids=torch.from_numpy(batch.input_ids).to(device),
+                    attention_mask=torch.from_numpy(batch.attention_mask).to(device),
+                )
+        body.train(was_training)
+
+    def _hooks(self, batches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
+        """The textbook way: one hook per layer, torch.topk over the batch, merged at once."""
+        best: dict[int, tuple[Tensor, Tensor]] = {}
+        current: list[Tensor] = []
+
+        def hook(layer: int, acts: Tensor) -> None:
+            ids = current[0].reshape(-1)
+            flat = acts.reshape(-1, acts.shape[-1])[ids >= 0].float()
+            scores, rows = flat.topk(min(self.k, len(flat)), dim=0)
+            found = scores, ids[ids >= 0][rows]
+            if layer in best:
+                merged = [torch.cat(pair) for pair in zip(best[layer], found, strict=True)]
+                scores, order = merged[0].topk(min(self.k, len(merged[0])), dim=0)
+                found = scores, merged[1].gather(0, order)
+            best[layer] = found
+
+        handles = [
+            layer.module(self.model.body, layer.stack.value).register_forward_pre_hook(
+                lambda _module, inputs, index=layer.index: hook(index, inputs[0])
+            )
+            for layer in self.model.layers
+        ]
+        try:
+            for batch in batches:
+                current[:] = [torch.from_numpy(batch.ids).to(self.model.device)]
+                self._forward([batch])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [best[layer] for layer in sorted(best)]
+
+
+def measure(ways: Ways, rounds: int, report: Callable[[str], None] | None = None) -> list[Timing]:
+    """Time every way in turn, `rounds` times after one unmeasured round, and take medians."""
+    runs = ways.all()
+    walls: dict[str, list[float]] = {name: [] for name in runs}
+    cpus: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            wall, cpu = _timed(run, ways.model.device)
+            if report is not None:
+                report(f"round {number} of {rounds}: {name} {wall:.1f} s")
+            if number:
+                walls[name].append(wall)
+                cpus[name].append(cpu)
+    cost = walls if ways.model.device.type == "cuda" else cpus
+    base = statistics.median(cost["forward"])
+    return [
+        Timing(
+            name,
+            statistics.median(walls[name]),
+            statistics.median(cpus[name]),
+            ways.store.n_tokens / statistics.median(walls[name]),
+            base / statistics.median(cost[name]),
+        )
+        for name in runs
+    ]
+
+
+def _timed(run: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - wall, time.process_time() - cpu

@@ -1,0 +1,204 @@
+"""Compile every Triton kernel ahead of time and hold it to the budgets of the launch table.
+
+Needs no GPU, CUDA toolkit or ROCm: the assemblers ship inside the triton wheel. Run as a process
+of its own (`python tests/aot.py`): TRITON_INTERPRET must be unset before any kernel is decorated.
+
+Measured registers, triton 3.9 (3.6); no spills; one column per target:
+
+    variant                            sm_80      sm_90     gfx942
+    ffn_capture bf16 gelu_tanh       86 (48)    82 (56)    36 (34)
+    ffn_capture fp32 gelu_tanh       72 (69)    64 (64)    38 (36)
+    ffn_capture fp32 gelu, 2 signs 115 (104)   89 (107)    62 (60)
+    ffn_capture bf16 gated, 2 signs  95 (80)    80 (85)    44 (41)
+    ffn_capture fp32 gated           64 (80)    64 (78)    54 (51)
+    topk_append bf16               128 (142)  128 (128)   96 (104)
+    topk_append fp32                94 (128)   96 (128)   90 (105)
+    topk_append_unit bf16            80 (80)    80 (72)    64 (64)
+    topk_append_unit fp32            64 (56)    56 (54)    64 (64)
+    topk_merge k=50                  46 (55)    52 (54)    20 (64)
+    topk_merge k=128                 61 (64)    64 (62)    32 (78)
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import triton
+import triton.backends.nvidia
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from pyengine.kernels import _launch, ffn_capture, topk_append, topk_merge
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+NVIDIA_TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
+
+
+class Spec(NamedTuple):
+    """One compilation: the arguments that are not constant by type, the others by value."""
+
+    name: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    launch: _launch.Launch
+    unaligned: tuple[str, ...] = ()  # integers that are not specialised as multiples of 16
+
+
+class Usage(NamedTuple):
+    """What the assembler reports, per thread and per program."""
+
+    registers: int
+    spilled: int
+    shared_bytes: int
+
+
+def specs() -> list[Spec]:
+    """Return every kernel in the variants that bound its use of registers."""
+    return [*_capture_specs(), *_append_specs(), *_merge_specs()]
+
+
+def _capture_specs() -> list[Spec]:
+    variants = [
+        ("bfloat16 gelu_tanh", "bf16", "gelu_tanh", False, (1,)),
+        ("float32 gelu_tanh", "fp32", "gelu_tanh", False, (1,)),
+        ("float32 gelu both signs", "fp32", "gelu", False, (1, -1)),
+        ("bfloat16 gated silu both signs", "bf16", "silu", True, (1, -1)),
+        ("float32 gated gelu_tanh", "fp32", "gelu_tanh", True, (1,)),
+    ]
+    found = []
+    for name, dtype, act, gated, signs in variants:
+        types = dict.fromkeys(("pre_ptr", "up_ptr", "out_ptr"), f"*{dtype}")
+        types |= {"ids_ptr": "*i64", "block_max_ptr": "*fp32", "n_nan_ptr": "*i64"}
+        types |= dict.fromkeys(("N", "T", "F"), "i32")
+        types |= dict.fromkeys(("stride_pb", "stride_pt", "stride_ub", "stride_ut"), "i32")
+        constants = {"stride_pf": 1, "stride_uf": 1, "ACT": act, "GATED": gated, "STORE": True}
+        constants |= {"RANK_PRE": False, "MAX": 1 in signs, "MIN": -1 in signs}
+        wide = gated or len(signs) == 2
+        launch = _launch.FFN_CAPTURE_WIDE if wide else _launch.FFN_CAPTURE
+        constants |= {"BLOCK_R": _launch.BLOCK_ROWS, "BLOCK_F": launch.block_f}
+        kernel = ffn_capture._ffn_capture_kernel
+        found.append(Spec(f"ffn_capture {name}", kernel, types, constants, launch, ("N", "T")))
+    return found
+
+
+def _append_specs() -> list[Spec]:
+    kernels = {
+        "topk_append": (topk_append._topk_append_kernel, _launch.TOPK_APPEND),
+        "topk_append_unit": (topk_append._topk_append_unit_kernel, _launch.TOPK_APPEND_UNIT),
+    }
+    found = []
+    for name, (kernel, launch) in kernels.items():
+        for dtype in ("bf16", "fp32"):
+            types = {"values_ptr": f"*{dtype}", "block_max_ptr": "*fp32", "ids_ptr": "*i64"}
+            types |= {"threshold_ptr": "*i64", "candidates_ptr": "*i64", "counts_ptr": "*i32"}
+            types |= dict.fromkeys(("first", "last", "N", "T", "F", "CAPACITY"), "i32")
+            types |= dict.fromkeys(("stride_b", "stride_t"), "i32")
+            constants = {"stride_f": 1, "SIGN": -1, "GROUP": topk_append.GROUP}
+            constants |= {"BLOCK_R": _launch.BLOCK_ROWS, "BLOCK_F": launch.block_f}
+            unaligned = ("first", "last", "N", "T")
+            found.append(Spec(f"{name} {dtype}", kernel, types, constants, launch, unaligned))
+    return found
+
+
+def _merge_specs() -> list[Spec]:
+    types = dict.fromkeys(("top_ptr", "threshold_ptr", "candidates_ptr"), "*i64")
+    types |= {"counts_ptr": "*i32", "overflow_ptr": "*i32", "floor_key": "i64", "CAPACITY": "i32"}
+    kernel = topk_merge._topk_merge_kernel
+    return [
+        Spec(
+            f"topk_merge k={k}",
+            kernel,
+            types,
+            {"K": k, "BLOCK_K": triton.next_power_of_2(k)},
+            launch,
+            ("floor_key",),
+        )
+        for k, launch in ((50, _launch.TOPK_MERGE), (128, _launch.TOPK_MERGE_WIDE))
+    ]
+
+
+def measure(spec: Spec, target: str) -> Usage:
+    """Compile `spec` for `target` and return what it uses."""
+    names = spec.kernel.arg_names
+    missing = set(names) - set(spec.types) - set(spec.constants)
+    assert not missing, f"{spec.name}: no type for {sorted(missing)}"
+    aligned = [n for n in spec.types if n not in spec.unaligned]
+    source = ASTSource(
+        fn=spec.kernel,
+        signature={name: spec.types.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in spec.constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+    )
+    options = {"num_warps": spec.launch.num_warps}
+    compiled = triton.compile(source, target=TARGETS[target], options=options)
+    if target.startswith("gfx"):
+        return _amd_usage(compiled.asm["amdgcn"], compiled.metadata.shared)
+    return _nvidia_usage(compiled.asm["ptx"], compiled.metadata.shared, target)
+
+
+def _nvidia_usage(ptx: str, shared_bytes: int, target: str) -> Usage:
+    """Assemble with the ptxas that triton itself would pick: the other one may reject the PTX."""
+    from triton.backends.nvidia import compiler
+
+    arch = re.search(r"\.target (sm_\w+)", ptx)
+    assert arch, "no target in the PTX"
+    if hasattr(compiler, "get_ptxas"):
+        ptxas = compiler.get_ptxas(TARGETS[target].arch).path
+    else:
+        ptxas = NVIDIA_TOOLS / "ptxas"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        command = [ptxas, "-v", f"--gpu-name={arch[1]}", path, "-o", path.with_suffix(".cubin")]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    spills = _number(r"(\d+) bytes spill stores", report), _number(r"(\d+) bytes spill", report)
+    return Usage(_number(r"Used (\d+) registers", report), max(spills), shared_bytes)
+
+
+def _amd_usage(assembly: str, shared_bytes: int) -> Usage:
+    spills = [_number(rf"\.{kind}_spill_count:\s+(\d+)", assembly) for kind in ("vgpr", "sgpr")]
+    spills.append(_number(r"\.private_segment_fixed_size:\s+(\d+)", assembly))
+    return Usage(_number(r"\.vgpr_count:\s+(\d+)", assembly), max(spills), shared_bytes)
+
+
+def _number(pattern: str, report: str) -> int:
+    """Return the number that `pattern` finds; a report without it must never pass for zero."""
+    found = re.search(pattern, report)
+    assert found, f"the tool reported no '{pattern}': {report[:300]!r}"
+    return int(found[1])
+
+
+def main() -> int:
+    """Print one line per compilation and return the number of broken budgets."""
+    warnings.simplefilter("ignore")
+    broken = 0
+    for spec in specs():
+        for target in TARGETS:
+            usage, budget = measure(spec, target), spec.launch.budgets[target]
+            registers, shared_bytes = budget
+            fits = usage.registers <= registers and usage.shared_bytes <= shared_bytes
+            good = fits and usage.registers > 0 and usage.spilled == 0
+            broken += not good
+            print(
+                f"{'ok  ' if good else 'FAIL'} {spec.name:40s} {target:7s}"
+                f" registers {usage.registers}/{registers} spilled {usage.spilled}"
+                f" shared {usage.shared_bytes}/{shared_bytes}",
+                flush=True,
+            )
+    return broken
+
+
+if __name__ == "__main__":
+    sys.exit(1 if main() else 0)
