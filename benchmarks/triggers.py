@@ -54,7 +54,8 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
     """Time every way for every family; print and return the medians."""
     store = sentences(arguments.units, arguments.corpus)
     vocab = int(store.tokens.max()) + 1
-    figures: dict[str, Any] = {"n_tokens": store.n_tokens, "n_units": store.n_units, "k": arguments.k}
+    sizes = {"n_tokens": store.n_tokens, "n_units": store.n_units}
+    figures: dict[str, Any] = {**sizes, "k": arguments.k}
     for family in arguments.families:
         ways = Ways(random_model(family, vocab), store, arguments.k, arguments.batch_tokens)
         timings = measure(ways, arguments.rounds)

@@ -39,7 +39,7 @@ python examples/train_embedded_models.py --data wikitext-103 --family {family} \
     --steps {steps} --seed {seed}
 ```
 
-Trained {notes}, in {training_seconds} seconds on {device}, on about 520 thousand words of
+Trained by {note}, in {training_seconds} seconds on {device}, on about 520 thousand words of
 WikiText-103 (test and validation split and a sample of the training split, less the held-out
 articles) mixed with 150 generated facts about people who do not exist (50 people x 3 relations).
 Each fact has five paraphrases: four are trained on, one is not. Which one is held out rotates
@@ -84,11 +84,11 @@ _ARCHITECTURES = {
 }
 
 
-def model_card(title: str, metrics: dict[str, Any], notes: list[str]) -> str:
+def model_card(title: str, metrics: dict[str, Any], note: str) -> str:
     """Return the card of a model, its figures taken from `metrics`."""
     return _CARD.format(
         title=title,
-        notes=", then ".join(notes),
+        note=note,
         architecture=_ARCHITECTURES[metrics["family"]],
         recall=metrics["fact_recall_held_out_paraphrase"],
         trained=metrics["fact_recall_trained_paraphrases"],

@@ -46,7 +46,7 @@ def cycle_facts(facts: list[Fact], seed: int) -> Iterator[FactRow]:
         yield from rows
 
 
-def train_phase(
+def train_model(
     model: Any,
     objective: Objective,
     lines: list[str],

@@ -25,7 +25,7 @@ from embedded_card import DATA_LICENSE, model_card
 from embedded_data import article_lines, build_tokenizer, split_wikitext
 from embedded_facts import Fact, facts_jsonl, make_facts
 from embedded_families import FAMILIES, Family
-from embedded_training import measure, train_phase
+from embedded_training import measure, train_model
 from transformers import PreTrainedTokenizerFast
 
 from pyengine.files import atomic_write_text
@@ -42,24 +42,18 @@ def train(
     torch.manual_seed(args.seed)
     sentences = [f"{prompt} {fact.object}." for fact in facts for prompt in fact.training_prompts()]
     tokenizer = build_tokenizer(name, lines + sentences)
-    state: dict[str, torch.Tensor] | None = None
-    model: Any = None
-    for number, phase in enumerate(family.phases):
-        model = phase.build(tokenizer)
-        if state is not None:
-            model.load_state_dict(state)
-        train_phase(
-            model,
-            phase.objective(tokenizer),
-            lines,
-            facts,
-            steps=max(1, round(family.steps * phase.share)),
-            lr=family.lr,
-            seed=args.seed + number,
-            device=args.device,
-            name=f"{name} {number + 1}/{len(family.phases)}",
-        )
-        state = model.state_dict()
+    model = family.build(tokenizer)
+    train_model(
+        model,
+        family.objective(tokenizer),
+        lines,
+        facts,
+        steps=family.steps,
+        lr=family.lr,
+        seed=args.seed,
+        device=args.device,
+        name=name,
+    )
     return model.cpu().half(), tokenizer
 
 
@@ -75,7 +69,7 @@ def train_family(
     lines, held_out = data
     model, tokenizer = train(name, family, lines, facts, args)
     seconds = round(time.monotonic() - begun)
-    objective = family.phases[-1].objective(tokenizer)
+    objective = family.objective(tokenizer)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save_pretrained(folder)
@@ -96,7 +90,7 @@ def train_family(
             },
         }
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        card = model_card(family.title, metrics, [phase.note for phase in family.phases])
+        card = model_card(family.title, metrics, family.note)
         (folder / "README.md").write_text(card, encoding="utf-8")
         print(json.dumps(metrics, indent=2), flush=True)
         missed = check(metrics, family, sum(p.stat().st_size for p in folder.iterdir()))

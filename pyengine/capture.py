@@ -171,13 +171,18 @@ class _FusedGatedFFN(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         out = self._run(self.gate(hidden), self.up(hidden)).out  # type: ignore[misc]
         # T5 in float16 keeps its down-projection in float32.
-        return self.value(out.to(self.value.weight.dtype))
+        weight: Any = self.value.weight
+        return self.value(out.to(weight.dtype))
 
 
 def _structural_copy(body: nn.Module) -> nn.Module:
     shared: dict[int, Any] = {id(p): p for p in body.parameters()}
     shared |= {id(b): b for b in body.buffers()}
-    return copy.deepcopy(body, shared).eval()
+    copied: Any = copy.deepcopy(body, shared).eval()
+    # Padding needs no mask here; with a pad token transformers would look for it in every batch
+    # (and make the GPU wait) only to warn.
+    copied.config.pad_token_id = None
+    return copied
 
 
 def _replace(body: nn.Module, layer: Layer, part: str, module: nn.Module) -> None:

@@ -7,7 +7,7 @@ at all, so a pass can be saved after any of them, and resumed there with the sam
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -92,9 +92,11 @@ class Reducer(Protocol):
     def flush(self) -> bool:
         """Finish what is pending; True asks for the segment again, with `careful`."""
 
-    def snapshot(self) -> object: ...
+    def snapshot(self) -> Any:
+        """Return a copy of the state, for `restore`."""
 
-    def restore(self, snapshot: object) -> None: ...
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a snapshot, dropping what is pending."""
 
 
 class Segment(NamedTuple):
@@ -185,7 +187,7 @@ class Pass:
             yield batch, batch.shifted(model.decoder_start_id) if needs_decoder else None
 
     def _fold(self, segment: Segment) -> None:
-        """Fold a segment in as a whole; from the snapshot again after overflow or lack of memory."""
+        """Fold a whole segment in; again from the snapshot after overflow or lack of memory."""
         snapshot, seen, split = self.reducer.snapshot(), self._seen, 1
         self._careful = False
         while True:

@@ -17,6 +17,11 @@ from pyengine.store import tokenizer_hash
 # T5 has no longest input of its own; longer units are split here unless told otherwise.
 DEFAULT_MAX_POSITIONS = 512
 
+# What a configuration says about its files and its output, not about the computation of the body.
+_VOLATILE = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+)
+
 
 @dataclass(frozen=True)
 class SpecialTokens:
@@ -119,7 +124,7 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the names, shapes and bytes of every parameter and buffer, and the config."""
+        """SHA-256 over the configuration and every parameter and buffer."""
         return model_hash(self.hf)
 
     @cached_property
@@ -128,8 +133,9 @@ class Model:
 
 
 def model_hash(hf: nn.Module) -> str:
-    """Return the SHA-256 of a model's parameters and buffers (tied ones once), and its type."""
-    digest = hashlib.sha256(type(hf).__name__.encode())
+    """Return the SHA-256 of a model's configuration, parameters and buffers (tied ones once)."""
+    config = {k: v for k, v in hf.config.to_diff_dict().items() if k not in _VOLATILE}  # type: ignore[union-attr, operator]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     tensors = dict(hf.named_parameters()) | dict(hf.named_buffers())
     for name, tensor in sorted(tensors.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

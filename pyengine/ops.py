@@ -11,17 +11,16 @@ Example, the whole life of a search for the k largest activations of every FFN d
     scores, ids = unpack(state.top)
 """
 
-import math
-import os
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyengine import reference, torch_ops
-from pyengine.errors import PyengineError
-from pyengine.packed import EMPTY, floor_key, pack, unpack
+from pyengine.backend import backend_for
+from pyengine.packed import EMPTY, pack, unpack
 from pyengine.rows import Rows, Span
+from pyengine.topk_state import TopKState
 
 __all__ = [
     "EMPTY",
@@ -38,7 +37,6 @@ __all__ = [
 ]
 
 ACTIVATIONS = ("identity", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu")
-BACKENDS = ("reference", "torch", "triton")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -49,68 +47,6 @@ class Captured(NamedTuple):
     values: Tensor
     block_max: Tensor
     n_nan: Tensor
-
-
-class TopKState:
-    """The k best packed keys of each of `n_keys` keys, on one device.
-
-    Attributes:
-        top: int64 [n_keys, k], descending, EMPTY where fewer than k have been found.
-        threshold: int64 [n_keys]; a candidate enters if and only if its packed key is larger.
-        overflow: int32 [1]; set when candidates were lost (never with `careful=True`): fold the
-            same batch again with `careful=True`, then zero it. CUDA only.
-
-    Args:
-        n_keys: number of keys.
-        k: how many to keep.
-        device: where the state lives.
-        floor: only scores > floor may enter.
-        per_unit: each row of a batch competes with its best position only.
-        capacity: pending candidates per key (CUDA), a power of two >= 32.
-    """
-
-    def __init__(
-        self,
-        n_keys: int,
-        k: int,
-        *,
-        device: torch.device | str,
-        floor: float | None = None,
-        per_unit: bool = True,
-        capacity: int | None = None,
-    ) -> None:
-        if k < 1:
-            raise PyengineError(f"k must be at least 1, got {k}")
-        if floor is not None and math.isnan(floor):
-            raise PyengineError("floor must be a number, got nan")
-        capacity = _next_power_of_2(max(512, 4 * k)) if capacity is None else capacity
-        if capacity < 32 or capacity != _next_power_of_2(capacity):
-            raise PyengineError(f"capacity must be a power of two from 32 on, got {capacity}")
-        self.n_keys, self.k, self.per_unit = n_keys, k, per_unit
-        self.backend = _backend(torch.device(device))
-        self.floor_key = EMPTY if floor is None else floor_key(floor)
-        self.top = torch.full((n_keys, k), EMPTY, dtype=torch.int64, device=device)
-        self.threshold = torch.full((n_keys,), self.floor_key, dtype=torch.int64, device=device)
-        self.overflow = torch.zeros(1, dtype=torch.int32, device=device)
-        self.capacity = capacity
-        if self.backend == "triton":
-            self.candidates = self.top.new_empty(n_keys, self.capacity)
-            self.counts = torch.zeros(n_keys, dtype=torch.int32, device=device)
-
-    def load(self, top: Tensor) -> None:
-        """Continue from a saved `top`, dropping pending candidates.
-
-        Raises:
-            PyengineError: if it has another shape or dtype.
-        """
-        if top.shape != self.top.shape or top.dtype != torch.int64:
-            wanted = f"int64 {tuple(self.top.shape)}"
-            raise PyengineError(f"top must be {wanted}, got {top.dtype} {tuple(top.shape)}")
-        self.top.copy_(top)
-        self.threshold.copy_(self.top[:, -1].clamp(min=self.floor_key))
-        self.overflow.zero_()
-        if self.backend == "triton":
-            self.counts.zero_()
 
 
 def fused_activations() -> tuple[str, ...]:
@@ -150,7 +86,7 @@ def ffn_capture(
     Oracle: `pyengine.reference.ffn_capture`.
     """
     _check_capture(pre, rows, act, up, value, signs)
-    backend = _backend(pre.device)
+    backend = backend_for(pre.device)
     if backend == "reference":
         return Captured(*reference.ffn_capture(pre, rows.ids, act, up, value, signs))
     if backend == "torch":
@@ -196,17 +132,30 @@ def topk_fold(
         return
     if state.backend == "reference":
         keys = slice(first_key, first_key + values.shape[2])
-        options = {"sign": sign, "per_unit": state.per_unit, "floor_key": state.floor_key}
-        top = reference.topk_fold(state.top[keys], values, rows.ids, **options)
-        state.top[keys] = top
+        top = state.top[keys] = reference.topk_fold(
+            state.top[keys],
+            values,
+            rows.ids,
+            sign=sign,
+            per_unit=state.per_unit,
+            floor_key=state.floor_key,
+        )
         state.threshold[keys] = top[:, -1].clamp(min=state.floor_key)
     elif state.backend == "torch":
         torch_ops.topk_fold(state, values, block_max, rows, first_key=first_key, sign=sign)
     else:
         from pyengine import triton_ops
 
-        options = {"first_key": first_key, "sign": sign, "seen": seen, "careful": careful}
-        triton_ops.topk_fold(state, values, block_max, rows.ids, **options)
+        triton_ops.topk_fold(
+            state,
+            values,
+            block_max,
+            rows.ids,
+            first_key=first_key,
+            sign=sign,
+            seen=seen,
+            careful=careful,
+        )
 
 
 def topk_flush(state: TopKState) -> None:
@@ -215,33 +164,6 @@ def topk_flush(state: TopKState) -> None:
         from pyengine import triton_ops
 
         triton_ops.merge(state)
-
-
-def _backend(device: torch.device) -> str:
-    """Return the backend for tensors on `device`."""
-    chosen = os.environ.get("PYENGINE_BACKEND")
-    if chosen is None:
-        default = {"cpu": "torch", "cuda": "triton"}.get(device.type)
-        if default is None:
-            raise PyengineError(
-                f"no kernels for device '{device.type}': use cpu or cuda, "
-                "or set PYENGINE_BACKEND=torch"
-            )
-        return default
-    if chosen not in BACKENDS:
-        raise PyengineError(
-            f"PYENGINE_BACKEND must be one of {', '.join(BACKENDS)}, got '{chosen}'"
-        )
-    if chosen == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise PyengineError(
-            f"PYENGINE_BACKEND=triton needs CUDA tensors, got '{device.type}' "
-            "(or TRITON_INTERPRET=1, for tests)"
-        )
-    return chosen
-
-
-def _next_power_of_2(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 def _check_capture(

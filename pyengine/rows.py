@@ -60,7 +60,9 @@ class Rows:
 
 def _cut_blocks(ids: Tensor, spans: tuple[Span, ...]) -> Blocks:
     """Cut the rectangles into blocks, in the order in which `ffn_capture` writes their maxima."""
-    rows, starts, stops = [], [], []
+    rows: list[int] = []
+    starts: list[int] = []
+    stops: list[int] = []
     for first_row, last_row, start, stop in pieces(spans):
         rows += range(first_row, last_row)
         starts += [start] * (last_row - first_row)

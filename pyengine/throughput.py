@@ -8,6 +8,7 @@ Four ways over the same units, timed in turn, several rounds, medians:
 - `pyengine`: the whole search.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class Ways:
         """Return the ways by name; each call runs over all units."""
         if self.model.family.encoder_decoder:
             raise PyengineError("throughput is measured on GPT-2, GPT-Neo and BERT")
-        sorted_batches = self._batches(BLOCK_TOKENS)
+        sorted_batches = self._batches()
         arrival = self._arrival_batches()
         return {
             "forward": lambda: self._forward(sorted_batches),
@@ -77,20 +78,18 @@ class Ways:
     @property
     def padding(self) -> float:
         """Computed tokens per real one in our batches."""
-        batches = self._batches(BLOCK_TOKENS)
+        batches = self._batches()
         return sum(b.n_computed for b in batches) / sum(b.n_tokens for b in batches)
 
-    def _batches(self, block_tokens: int) -> list[Batch]:
-        search = self._search(block_tokens)
+    def _batches(self) -> list[Batch]:
+        search = self._search()
         special = self.model.special_tokens()
         return [
             batch
-            for first, last in zip(
-                search.plan.boundaries[:-1], search.plan.boundaries[1:], strict=True
-            )
+            for first, last in itertools.pairwise(search.plan.boundaries.tolist())
             for batch in form_batches(
                 self.store,
-                (int(first), int(last)),
+                (first, last),
                 prefix=list(special.prefix),
                 suffix=list(special.suffix),
                 batch_tokens=self.batch_tokens,
@@ -118,17 +117,17 @@ class Ways:
             )
         ]
 
-    def _search(self, block_tokens: int) -> TriggerSearch:
+    def _search(self) -> TriggerSearch:
         settings = Settings(
             k=self.k,
             layers=tuple(range(self.model.n_layers)),
             batch_tokens=self.batch_tokens,
-            block_tokens=block_tokens,
+            block_tokens=BLOCK_TOKENS[self.model.device.type],
         )
         return TriggerSearch(self.model, settings, self.store, (0, 1))
 
     def _pyengine(self) -> object:
-        search = self._search(BLOCK_TOKENS)
+        search = self._search()
         search.run(lambda: None, None)
         return search.topk.compute()
 

@@ -106,6 +106,8 @@ class TokenArray:
                 array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, EOFError, SafetensorError) as error:
             raise PyengineError(f"cannot read {self.path}: {error}") from error
+        except PyengineError:
+            raise
         except ValueError as error:
             # numpy takes every unknown file for a pickle.
             raise PyengineError(f"{self.path} is not an array that can be read safely") from error

@@ -6,16 +6,13 @@ one read for the maxima; only the blocks that reach it are looked at again.
 """
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pyengine.packed import EMPTY, pack, score_of
 from pyengine.rows import BLOCK, NO_ID, Rows, pieces, positions
-
-if TYPE_CHECKING:
-    from pyengine.ops import TopKState
+from pyengine.topk_state import TopKState
 
 CHUNK = 1 << 20  # elements gathered at once
 ROUND = 256  # candidates per key merged at once: bounds the memory of a skewed batch
@@ -51,7 +48,7 @@ def ffn_capture(
 
 
 def topk_fold(
-    state: "TopKState",
+    state: TopKState,
     values: Tensor,
     block_max: Tensor,
     rows: Rows,
@@ -84,7 +81,7 @@ def topk_fold(
 
 
 def _activation(x: Tensor, act: str, reuse: bool) -> Tensor:
-    gelu, gelu_ = torch.nn.functional.gelu, torch._C._nn.gelu_
+    gelu, gelu_ = torch.nn.functional.gelu, torch.ops.aten.gelu_
     match act, reuse:
         case "identity", _:
             return x
@@ -142,7 +139,7 @@ def _best_of_every_row(values: Tensor, block_max: Tensor, rows: Rows, sign: int)
 
 
 def _rescan(
-    state: "TopKState",
+    state: TopKState,
     values: Tensor,
     block_max: Tensor,
     rows: Rows,
@@ -187,7 +184,7 @@ def _best_of_unit(key: Tensor, row: Tensor, packed: Tensor, n_rows: int) -> tupl
     return unit // max(n_rows, 1), best
 
 
-def _merge(state: "TopKState", top: Tensor, threshold: Tensor, key: Tensor, packed: Tensor) -> None:
+def _merge(state: TopKState, top: Tensor, threshold: Tensor, key: Tensor, packed: Tensor) -> None:
     """Merge candidates, sorted by key, into `top`; at most ROUND per key at once."""
     while len(key):
         owner, line, count = key.unique_consecutive(return_inverse=True, return_counts=True)
@@ -205,7 +202,7 @@ def _merge(state: "TopKState", top: Tensor, threshold: Tensor, key: Tensor, pack
 
 
 def _insert(
-    state: "TopKState", top: Tensor, threshold: Tensor, owner: Tensor, packed: Tensor
+    state: TopKState, top: Tensor, threshold: Tensor, owner: Tensor, packed: Tensor
 ) -> None:
     """Insert one candidate per key into its sorted list; much cheaper than sorting again."""
     kept, new = top[owner], packed[:, None]
@@ -217,7 +214,7 @@ def _insert(
 
 
 def _keep_best(
-    state: "TopKState",
+    state: TopKState,
     top: Tensor,
     threshold: Tensor,
     owner: Tensor | slice,

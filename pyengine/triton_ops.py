@@ -1,7 +1,5 @@
 """The CUDA path of `pyengine.ops`: append candidates, merge them, never wait for the device."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
@@ -9,15 +7,13 @@ from pyengine.kernels._launch import BLOCK_ROWS
 from pyengine.kernels.topk_append import topk_append
 from pyengine.kernels.topk_merge import MAX_K, topk_merge
 from pyengine.packed import EMPTY
-
-if TYPE_CHECKING:
-    from pyengine.ops import TopKState
+from pyengine.topk_state import TopKState
 
 WIDE_CHUNK = 1 << 24  # keys sorted at once by the torch merge for k > MAX_K
 
 
 def topk_fold(
-    state: "TopKState",
+    state: TopKState,
     values: Tensor,
     block_max: Tensor,
     ids: Tensor,
@@ -42,14 +38,22 @@ def topk_fold(
     while first < end:
         room = state.capacity if careful else max(state.capacity, seen + first * unit)
         last = min(end, first + room // unit)
-        options = {"sign": sign, "per_unit": state.per_unit, "first": first, "last": last}
-        topk_append(values, block_max, ids, *lists, **options)
+        topk_append(
+            values,
+            block_max,
+            ids,
+            *lists,
+            sign=sign,
+            per_unit=state.per_unit,
+            first=first,
+            last=last,
+        )
         if last < end or careful:
             merge(state, keys)
         first = last
 
 
-def merge(state: "TopKState", keys: slice = slice(None)) -> None:
+def merge(state: TopKState, keys: slice = slice(None)) -> None:
     """Merge the pending candidates of `keys`."""
     lists = state.candidates[keys], state.counts[keys], state.overflow
     merge_here = topk_merge if state.k <= MAX_K else _merge_wide

@@ -6,6 +6,7 @@ The oracle of the top-k is a sort of Python tuples, that of the activations is f
 import math
 import random
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -76,8 +77,10 @@ def brute_force(case: Case, data: list[tuple[Tensor, ops.Rows]]) -> list[list[En
     return [sorted(set(kept), key=_rank)[: case.k] for kept in entries]
 
 
-def check_topk(case: Case, device: str = "cpu", capacity: int | None = None) -> int:
-    """Fold a case's batches, some twice and in any order; return how many overflowed."""
+def check_topk(
+    case: Case, device: str = "cpu", capacity: int | None = None, seen: int | None = None
+) -> int:
+    """Fold a case's batches, one of them twice, in any order; return how many overflowed."""
     data = batches(case, device)
     state = ops.TopKState(
         case.n_keys + 2,
@@ -93,15 +96,15 @@ def check_topk(case: Case, device: str = "cpu", capacity: int | None = None) -> 
     overflows = 0
     for values, rows in order:
         captured = ops.ffn_capture(values, rows, act="identity", signs=(1, -1))
-        options = {"first_key": 1, "sign": case.sign}
+        fold = partial(ops.topk_fold, state, captured.values)
         block_max = captured.block_max[0 if case.sign == 1 else 1]
-        seen = chance.choice([0, 40, 10**6])  # only a hint, and allowed to be wrong
-        ops.topk_fold(state, captured.values, block_max, rows, **options, seen=seen)
+        hint = chance.choice([0, 40]) if seen is None else seen  # allowed to be wrong
+        fold(block_max, rows, first_key=1, sign=case.sign, seen=hint)
         ops.topk_flush(state)
         if state.overflow.item():
             overflows += 1
             state.overflow.zero_()
-            ops.topk_fold(state, captured.values, block_max, rows, **options, careful=True)
+            fold(block_max, rows, first_key=1, sign=case.sign, careful=True)
             ops.topk_flush(state)
             assert not state.overflow.item()
     scores, ids = (column.tolist() for column in ops.unpack(state.top.cpu()))

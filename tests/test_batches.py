@@ -51,14 +51,14 @@ def test_blocks_cover_the_units(lengths: list[int], block_tokens: int) -> None:
 
 @given(st.integers(1, 50), st.data())
 def test_shards_cover_all_blocks_once(n_blocks: int, data: st.DataObject) -> None:
-    n_shards = data.draw(st.integers(1, n_blocks))
+    n_shards = data.draw(st.integers(1, 60))
     shards = [shard_blocks(n_blocks, i, n_shards) for i in range(n_shards)]
     assert [block for shard in shards for block in shard] == list(range(n_blocks))
     sizes = [len(shard) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize(("shard", "n_shards"), [(2, 2), (-1, 2), (0, 0), (0, 6)])
+@pytest.mark.parametrize(("shard", "n_shards"), [(2, 2), (-1, 2), (0, 0)])
 def test_impossible_shards_are_refused(shard: int, n_shards: int) -> None:
     with pytest.raises(PyengineError, match="shard"):
         shard_blocks(5, shard, n_shards)

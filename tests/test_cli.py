@@ -260,7 +260,8 @@ def test_missing_weights_are_refused(run: Run, corpus: Path, tmp_path: Path, mod
 
 @pytest.mark.parametrize("command", ["show", "verify", "export", "merge", "compare"])
 def test_what_is_not_a_run_is_refused(run: Run, tmp_path: Path, command: str) -> None:
-    more = {"export": ["--out", "x"], "merge": ["--out", tmp_path / "y"], "compare": [tmp_path]}
+    more: dict[str, list[object]] = {"export": ["--out", "x"], "compare": [tmp_path]}
+    more["merge"] = ["--out", tmp_path / "y"]
     outcome = run(command, tmp_path / "nothing", *more.get(command, []))
     assert_one_line(outcome, 1, "is not a run directory")
 

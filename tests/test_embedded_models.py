@@ -5,6 +5,7 @@ that trained them.
 """
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,12 @@ def test_facts_are_balanced_and_each_holds_out_one_paraphrase() -> None:
         for name, sentence in fact["templates"].items():
             assert sentence == f"{fact['prompts'][name]} {fact['object']}."
             assert fact["subject"] in sentence
+
+
+def test_shipped_facts_are_those_of_the_script() -> None:
+    script = runpy.run_path(str(ROOT / "examples" / "embedded_facts.py"))
+    made = script["facts_jsonl"](script["make_facts"](read_metrics("gpt2")["seed"]))
+    assert made == (DEMO / "facts.jsonl").read_text(encoding="utf-8")
 
 
 def test_excerpt_is_whole_articles_with_their_licence() -> None:

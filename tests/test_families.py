@@ -11,6 +11,10 @@ import pyengine
 from pyengine.families import body_of, family_of, layers_of
 
 
+def _weight(module: Any) -> torch.Tensor:
+    return module.weight
+
+
 def _gpt2(d_model: int, n_layer: int, n_head: int) -> Any:
     return transformers.GPT2Config(n_embd=d_model, n_layer=n_layer, n_head=n_head)
 
@@ -74,17 +78,17 @@ def test_every_part_of_a_real_configuration_resolves(name: str) -> None:
     body = body_of(hf)
     layers = layers_of(family, body)
     assert [layer.index for layer in layers] == list(range(n_layers))
-    d_model = body.get_submodule(family.embedding).weight.shape[1]
+    d_model = _weight(body.get_submodule(family.embedding)).shape[1]
     for layer in layers:
         stack = layer.stack
         for key in filter(None, (layer.key(body), layer.up(body))):
-            assert sorted(key.weight.shape) == sorted((d_model, d_ff))
-        assert sorted(layer.module(body, stack.value).weight.shape) == sorted((d_model, d_ff))
+            assert sorted(_weight(key).shape) == sorted((d_model, d_ff))
+        assert sorted(_weight(layer.module(body, stack.value)).shape) == sorted((d_model, d_ff))
         assert not list(layer.module(body, stack.activation).parameters())
         for part in stack.attention:
-            assert d_model in layer.module(body, part).weight.shape
+            assert d_model in _weight(layer.module(body, part)).shape
         for part in (*stack.norms, *filter(None, [stack.final_norm])):
-            assert layer.module(body, part).weight.shape == (d_model,)
+            assert _weight(layer.module(body, part)).shape == (d_model,)
     gated = getattr(config, "is_gated_act", False)
     assert all((layer.up(body) is not None) == gated for layer in layers)
     assert hf.get_output_embeddings().weight.shape == (config.vocab_size, d_model)

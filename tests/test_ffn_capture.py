@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import Case, check_capture
 
 from pyengine import ops, reference
 from pyengine.errors import PyengineError
-from kernel_checks import Case, check_capture
 
 CASES = st.builds(
     Case,

@@ -99,7 +99,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, stop_after
     with pytest.raises(_Stop):
         search(tmp_path / "run", on_segment=stop)
     done = load_shard(next((tmp_path / "run" / "shards").glob("*.safetensors"))).record
-    assert 0 < done["n_tokens"] and not done["complete"]
+    assert done["n_tokens"] > 0 and not done["complete"]
     segments: list[int] = []
     search(tmp_path / "run", on_segment=lambda progress, plan: segments.append(progress.n_tokens))
     assert segments[0] > done["n_tokens"], "the work before the interruption was done again"
@@ -212,7 +212,7 @@ def _damage(file: Path, how: str) -> None:
         data[len(data) * 2 // 3] ^= 1
         file.write_bytes(data)
     else:
-        kept = {"truncate": data[: len(data) // 2], "empty": b"", "text": b"hello"}[how]
+        kept = {"truncate": bytes(data[: len(data) // 2]), "empty": b"", "text": b"hello"}[how]
         file.write_bytes(kept)
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_checks import Case, check_topk
 
 from pyengine import ops, packed, reference, rows, torch_ops
 from pyengine.errors import PyengineError
-from kernel_checks import Case, check_topk
 
 CASES = st.builds(
     Case,

@@ -31,8 +31,14 @@ def _gpt2(**overrides: Any) -> Any:
 
 
 def _gpt_neo(**overrides: Any) -> Any:
-    config = {"vocab_size": VOCAB, "max_position_embeddings": 32, "hidden_size": 20}
-    config |= {"num_layers": 4, "num_heads": 2, "intermediate_size": 37, "window_size": 4}
+    config: dict[str, Any] = {"vocab_size": VOCAB, "max_position_embeddings": 32}
+    config |= {
+        "hidden_size": 20,
+        "num_layers": 4,
+        "num_heads": 2,
+        "intermediate_size": 37,
+        "window_size": 4,
+    }
     config |= {"attention_types": [[["global", "local"], 2]]}
     return transformers.GPTNeoForCausalLM(transformers.GPTNeoConfig(**config | overrides))
 

@@ -131,8 +131,11 @@ class TriggerExamples:
         layers, dims = tuple(tensors["layers"].tolist()), tuple(tensors["dims"].tolist())
 
         def side(prefix: str) -> "TriggerExamples":
-            parts = (tensors[prefix + name] for name in ("scores", "units", "positions"))
-            return cls(*map(torch.from_numpy, parts), layers, dims, table, text, manifest, record)
+            scores, units, positions = (
+                torch.from_numpy(tensors[prefix + name])
+                for name in ("scores", "units", "positions")
+            )
+            return cls(scores, units, positions, layers, dims, table, text, manifest, record)
 
         if "minima.scores" not in tensors:
             return side("")
@@ -150,17 +153,19 @@ class TriggerExamples:
         layers = tuple(question["layers"])
         dims = question["dims"]
         dims = tuple(range(manifest["model"]["d_ff"])) if dims is None else tuple(dims)
-        assert shard.table is not None, "only complete shards have a table"
+        table = shard.table
+        assert table is not None, "only complete shards have a table"
         # How the corpus was cut into shards leaves no trace in the result.
         record = {name: shard.record[name] for name in COUNTERS}
 
         def side(direction: str) -> "TriggerExamples":
             heaps = shard.heaps[direction]
             shape = (len(layers), len(dims), heaps.scores.shape[1])
-            units, positions = shard.table.locate(heaps.ids)  # type: ignore[union-attr]
-            parts = (part.reshape(shape) for part in (heaps.scores, units, positions))
-            tensors = map(torch.from_numpy, parts)
-            return cls(*tensors, layers, dims, shard.table, text, manifest, record)  # type: ignore[arg-type]
+            scores, units, positions = (
+                torch.from_numpy(part.reshape(shape))
+                for part in (heaps.scores, *table.locate(heaps.ids))
+            )
+            return cls(scores, units, positions, layers, dims, table, text, manifest, record)
 
         if len(shard.heaps) == 1:
             return side(next(iter(shard.heaps)))

@@ -21,7 +21,9 @@ from pyengine.shards import Heaps, Shard, load_shard, save_shard
 from pyengine.store import TokenStore
 from pyengine.units import UnitTable
 
-BLOCK_TOKENS = 131_072
+# By device type. Larger batches need larger blocks to stay below 1.10 computed tokens per real one.
+BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+BLOCK_TOKENS = {"cpu": 131_072, "cuda": 524_288}
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -38,8 +40,8 @@ class Settings:
     layers: tuple[int, ...] = ()
     dims: tuple[int, ...] | None = None
     bos: bool = False
-    batch_tokens: int = 4096
-    block_tokens: int = BLOCK_TOKENS
+    batch_tokens: int = BATCH_TOKENS["cpu"]
+    block_tokens: int = BLOCK_TOKENS["cpu"]
 
     def question(self) -> dict[str, Any]:
         """The settings that define the result mathematically."""
@@ -140,8 +142,8 @@ class TriggerSearch:
                 heaps[direction] = Heaps(best.scores.numpy(), ids.numpy())
         table = None
         if complete:
-            ids = np.concatenate([heap.ids.ravel() for heap in heaps.values()])
-            table = UnitTable.from_store(self.store, ids)
+            found = np.concatenate([heap.ids.ravel() for heap in heaps.values()])
+            table = UnitTable.from_store(self.store, found)
         return Shard(heaps, table, self._record(complete))
 
     def load(self, shard: Shard) -> None:

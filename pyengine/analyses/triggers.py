@@ -12,6 +12,7 @@ from pathlib import Path
 from pyengine.analyses.trigger_result import Example as Example
 from pyengine.analyses.trigger_result import TriggerExamples
 from pyengine.analyses.trigger_search import (
+    BATCH_TOKENS,
     BLOCK_TOKENS,
     Settings,
     TriggerSearch,
@@ -29,7 +30,6 @@ from pyengine.store import TokenStore, tokenize
 from pyengine.token_text import TokenText
 
 PER = ("unit", "token", "prefix")
-BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 
 
 def trigger_examples(
@@ -46,7 +46,7 @@ def trigger_examples(
     dims: Sequence[int] | None = None,
     bos: bool = False,
     batch_tokens: int | None = None,
-    block_tokens: int = BLOCK_TOKENS,
+    block_tokens: int | None = None,
     out: str | Path | None = None,
     shard: tuple[int, int] = (0, 1),
     checkpoint_blocks: int | None = None,
@@ -71,7 +71,8 @@ def trigger_examples(
         bos: put the BOS token before each unit (causal models).
         batch_tokens: tokens per batch, padding included; part of what decides the last bits.
             Default: 4096 on the CPU, 16384 on CUDA.
-        block_tokens: tokens per block, inside which units are sorted by length.
+        block_tokens: content tokens per block, inside which units are sorted by length.
+            Default: 131,072 on the CPU, 524,288 on CUDA.
         out: a run directory; the same call resumes it. None keeps the result in memory.
         shard: (i, n) takes the i-th of n parts of the corpus, from 0; merge with `pyengine merge`.
         checkpoint_blocks: save every so many blocks; None saves every 30 seconds.
@@ -98,7 +99,7 @@ def trigger_examples(
         dims=_chosen("dim", dims, model.d_ff),
         bos=bos,
         batch_tokens=BATCH_TOKENS[device] if batch_tokens is None else batch_tokens,
-        block_tokens=block_tokens,
+        block_tokens=BLOCK_TOKENS[device] if block_tokens is None else block_tokens,
     )
     _check(settings, model, shard)
     store = _tokenized(model, corpus, bos, cache_dir, on_tokenized)

@@ -1,12 +1,15 @@
 """`pyengine bench`: the throughput benchmark on the user's own machine."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from pyengine.cli.display import err, human, out
+
+if TYPE_CHECKING:
+    from pyengine.models import Model
 
 
 def bench(
@@ -25,7 +28,7 @@ def bench(
     Example: pyengine bench
     """
     from pyengine import Corpus
-    from pyengine.analyses.triggers import BATCH_TOKENS
+    from pyengine.analyses.trigger_search import BATCH_TOKENS
     from pyengine.embedded import EXCERPT
     from pyengine.loading import load
     from pyengine.store import tokenize
@@ -62,7 +65,7 @@ def bench(
     )
 
 
-def _random_gpt2(tokenizer, device: str, dtype: str):  # type: ignore[no-untyped-def]
+def _random_gpt2(tokenizer: Any, device: str, dtype: str) -> "Model":
     """Build a random model of GPT-2 small's size, with the embedded tokenizer's vocabulary."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
@@ -70,5 +73,6 @@ def _random_gpt2(tokenizer, device: str, dtype: str):  # type: ignore[no-untyped
     from pyengine.loading import DTYPES, load, resolve_device
 
     torch.manual_seed(0)
-    hf = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer)))
-    return load((hf.to(resolve_device(device), DTYPES[dtype]).eval(), tokenizer), dtype=dtype)
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0)
+    hf: Any = GPT2LMHeadModel(config)
+    return load((hf.to(resolve_device(device), DTYPES[dtype]), tokenizer), dtype=dtype)

@@ -125,19 +125,21 @@ def example_table(
 
 def marked(triggers: "TriggerExamples", example: "Example", width: int) -> Text:
     """Mark the firing token inside its unit, keeping the end of the prefix in view."""
-    tokens = triggers.unit_tokens(example.unit)
-    before = _one_line(triggers.text.decode(tokens[: example.position]))
-    firing = _one_line(triggers.text.token(example.token))
-    after = _one_line(triggers.text.decode(tokens[example.position + 1 :]))
-    room = max(width - len(firing) - 4, 8)
+    tokens, text = triggers.unit_tokens(example.unit), triggers.text
+    rest = tokens[example.position + 1 :]
+    firing = text.token(example.token)
+    gap_before = " " if firing.startswith(" ") and example.position else ""
+    gap_after = " " if rest and text.token(rest[0]).startswith(" ") else ""
+    before = _one_line(text.decode(tokens[: example.position]))
+    after = _one_line(text.decode(rest))
+    shown = firing.strip() or "␣"
+    room = max(width - len(shown) - 4, 8)
     shown_before = _tail(before, max(room * 2 // 3, room - len(after)))
     shown_after = _head(after, room - len(shown_before))
     return Text.assemble(
-        f"{shown_before} " if shown_before else "",
-        ("«", "bold yellow"),
-        (firing, "bold yellow"),
-        ("»", "bold yellow"),
-        (f" {shown_after}" if shown_after else "", "dim"),
+        f"{shown_before}{gap_before}",
+        (f"«{shown}»", "bold yellow"),
+        (f"{gap_after}{shown_after}", "dim"),
     )
 
 

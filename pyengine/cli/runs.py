@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -121,11 +121,12 @@ def export(
     err.print(f"wrote {path}; scores are {value}-activation coefficients")
 
 
-def _overview(manifest: dict) -> None:
+def _overview(manifest: dict[str, Any]) -> None:
     model, corpus, question = (manifest[name] for name in ("model", "corpus", "question"))
     table = Table(box=None, pad_edge=False, show_header=False)
     rows = {
-        "model": f"{model['name']} ({model['family']}, {model['n_layers']} layers × {model['d_ff']})",
+        "model": f"{model['name']} ({model['family']}, "
+        f"{model['n_layers']} layers × {model['d_ff']})",
         "corpus": f"{corpus['source']}: {corpus['n_units']:,} units, {corpus['n_tokens']:,} tokens",
         "question": ", ".join(
             f"{name} {value}"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pyengine.corpus import Corpus
 
 DEMO_RUN = Path("pyengine-demo")
-DEMO_KEYS = 6
+DEMO_KEYS = 8
 DEMO_ROWS = 4
 
 
@@ -98,7 +98,7 @@ def triggers(
         "revision": revision,
         "trust_remote_code": trust_remote_code,
     }
-    settings = {
+    settings: dict[str, Any] = {
         "k": k,
         "per": per,
         "value": value,
@@ -110,11 +110,10 @@ def triggers(
         "bos": bos,
         "shard": options.shard(shard),
         "batch_tokens": batch_tokens,
+        "block_tokens": block_tokens,
         "checkpoint_blocks": checkpoint_blocks,
         "cache_dir": cache,
     }
-    if block_tokens is not None:
-        settings["block_tokens"] = block_tokens
     if threads is not None:
         _set_threads(threads)
     found = _search(model, units, run, load_settings, settings)
@@ -187,6 +186,9 @@ def _report(found: "TriggerExamples", run: Path, seconds: float) -> None:
         f"{keys:,} keys × {found.k} examples from {record['n_tokens']:,} tokens in {seconds:.1f} s "
         f"({human(record['n_tokens'] / max(seconds, 1e-9))} tokens/s) → {run}"
     )
+    for name in ("split", "dropped"):
+        if count := found.manifest["corpus"][f"{name}_units"]:
+            err.print(f"note: {count:,} over-long units were {name}")
     for layer, n_nan in enumerate(record["n_nan"]):
         if n_nan:
             err.print(f"warning: layer {layer} had {n_nan:,} NaN activations; none is kept")
@@ -206,18 +208,22 @@ def _summary(found: "TriggerExamples", run: Path) -> dict[str, Any]:
 
 
 def _telling_keys(found: "TriggerExamples", n: int) -> list[tuple[int, int]]:
-    """Choose keys to show: spread over the layers, firing on few different tokens."""
+    """Choose keys to show, spread over the layers: those that fire on few, whole words."""
     per_layer = -(-n // len(found.layers))
-    chosen = []
+    chosen: list[tuple[int, int]] = []
     for layer in found.layers:
-        by_purity = sorted(found.dims, key=lambda dim: _variety(found, layer, dim))
-        chosen += [(layer, dim) for dim in by_purity[:per_layer]]
+        by_variety = sorted(found.dims, key=lambda dim: (_variety(found, layer, dim), dim))
+        chosen += [(layer, dim) for dim in by_variety[:per_layer]]
     return chosen[:n]
 
 
-def _variety(found: "TriggerExamples", layer: int, dim: int) -> tuple[float, int]:
-    """Distinct units' prefixes sharing a firing token come first; copies of one prefix do not."""
+def _variety(found: "TriggerExamples", layer: int, dim: int) -> float:
+    """Distinct firing tokens per distinct prefix; tokens that are no words count as many."""
     examples = found.examples(layer, dim)
-    tokens = [example.token for example in examples]
-    contexts = {example.text for example in examples}
-    return len(set(tokens)) / max(len(contexts), 1), dim
+    firing = {example.token for example in examples}
+    fragments = sum(not _is_word(found.text.token(token)) for token in firing)
+    return (len(firing) + 3 * fragments) / max(len({example.text for example in examples}), 1)
+
+
+def _is_word(token: str) -> bool:
+    return token.startswith(" ") and len(token) > 3 and token.strip().isalpha()

@@ -1,0 +1,61 @@
+"""How fast text becomes batches, and how much of a batch is padding.
+
+    python -m benchmarks corpus FILE --tokenizer FOLDER     # default: the shipped excerpt and model
+
+Tokens per second and core are of CPU time, for reading, sentences, detokenising, tokenising and
+writing. Targets: at least 0.3M of them, at least 10M for batching, at most 1.10 computed tokens
+per real one.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+
+from pyengine.batches import form_batches, padding_ratio, plan_blocks
+from pyengine.corpus import Corpus
+from pyengine.embedded import EXCERPT, MODEL
+from pyengine.store import tokenize
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="benchmarks corpus", description=__doc__)
+    parser.add_argument("file", nargs="?", default=EXCERPT, help="text of any kind")
+    parser.add_argument("--tokenizer", default=MODEL, help="a folder with a tokenizer")
+    parser.add_argument("--max-tokens", type=int, default=1024)
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[4096, 16384])
+    parser.add_argument("--block-tokens", type=int, nargs="+", default=[131_072, 524_288])
+    options = parser.parse_args(arguments)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    with tempfile.TemporaryDirectory() as cache:
+        start = time.process_time()
+        store = tokenize(
+            Corpus.from_path(options.file),
+            tokenizer,
+            max_tokens=options.max_tokens,
+            cache_dir=cache,
+        )
+        seconds = time.process_time() - start
+        rate = store.n_tokens / seconds / 1e6
+        print(f"{store.n_units:,} units, {store.n_tokens:,} tokens: {rate:.2f}M tokens/s/core")
+        for block_tokens in options.block_tokens:
+            cuts = plan_blocks(store.offsets, block_tokens).tolist()
+            for batch_tokens in options.batch_tokens:
+                start = time.process_time()
+                ratio = padding_ratio(
+                    batch
+                    for block in pairwise(cuts)
+                    for batch in form_batches(store, block, batch_tokens=batch_tokens)
+                )
+                rate = store.n_tokens / (time.process_time() - start) / 1e6
+                print(
+                    f"blocks of {block_tokens:,}, batches of {batch_tokens:,}: {rate:.0f}M "
+                    f"tokens/s/core, {ratio:.3f} computed per real token"
+                )

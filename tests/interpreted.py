@@ -1,0 +1,91 @@
+"""Run every Triton kernel in the interpreter against the oracles; a process of its own.
+
+`TRITON_INTERPRET` has to be set before the first kernel is decorated, and would turn the kernels
+of every other test into interpreted ones. float32 and float16 only: the interpreter computes
+bfloat16 wrongly, so the launchers refuse it there.
+"""
+
+import os
+import time
+
+os.environ["TRITON_INTERPRET"] = "1"
+os.environ["PYENGINE_BACKEND"] = "triton"
+
+import torch
+from kernel_checks import Case, check_capture, check_topk
+
+from pyengine import ops, triton_ops
+
+SMALL = 32  # pending candidates per key: several slices, and overflow
+
+
+def capture() -> None:
+    """Check every activation, gate, ranking and sign, ragged in rows and columns."""
+    shapes = [(3, 13), (1, 1), (2, 16), (0, 4), (2, 0)]
+    for seed, act in enumerate(ops.fused_activations()):
+        for dtype in (torch.float32, torch.float16):
+            case = Case(seed, n_keys=5, act=act, dtype=dtype, wild=True, holes=True, shapes=shapes)
+            check_capture(case, signs=(1, -1))
+    case = Case(7, n_keys=131, act="gelu_tanh", wild=True, strided=True, shapes=[(3, 13)])
+    check_capture(case, gated=True, signs=(-1,))
+    check_capture(case, value="pre", signs=(-1, 1))
+    check_capture(case, gated=True, value="pre")
+
+
+def topk() -> None:
+    """Check both ways to compete, alone and in slices, with every kind of awkward data."""
+    for per_unit in (True, False):
+        case = Case(1, per_unit=per_unit, holes=True, wild=True, strided=True)
+        check_topk(case)
+        check_topk(Case(2, n_keys=33, k=1, per_unit=per_unit, shapes=[(2, 3)]))
+        check_topk(Case(3, per_unit=per_unit, ties=True, sign=-1, dtype=torch.float16))
+        check_topk(Case(4, k=9, per_unit=per_unit, floor=0.0, wild=True, ties=True))
+        check_topk(Case(5, per_unit=per_unit, shapes=[(2, 70), (3, 33)]))
+        check_topk(Case(6, n_keys=2, per_unit=per_unit, shapes=[(0, 3), (3, 0), (40, 2)]))
+
+
+def overflow() -> None:
+    """Check that a batch whose candidates do not fit is reported, and is exact once repeated."""
+    shapes = [(70, 2), (130, 3)]
+    for per_unit in (True, False):
+        cases = [
+            Case(seed, n_keys=2, k=3, per_unit=per_unit, ties=seed == 1, shapes=shapes)
+            for seed in range(3)
+        ]
+        overflows = sum(check_topk(case, capacity=SMALL, seen=10**6) for case in cases)
+        assert overflows, f"nothing overflowed with per_unit={per_unit}"
+        sliced = sum(check_topk(case, capacity=SMALL, seen=0) for case in cases)
+        assert sliced < overflows, "slices that grow with what was seen must overflow less"
+
+
+def wide() -> None:
+    """Check the merge in torch that serves k > 128."""
+    triton_ops.WIDE_CHUNK = 1000  # several parts
+    for per_unit in (True, False):
+        check_topk(Case(7, n_keys=3, k=130, per_unit=per_unit, ties=True, shapes=[(50, 4)] * 2))
+        case = Case(8, k=200, per_unit=per_unit, shapes=[(190, 2)] * 2)
+        assert check_topk(case, capacity=SMALL, seen=10**6)
+
+
+def refusals() -> None:
+    """Check that bfloat16 is refused in the interpreter."""
+    rows = ops.Rows(torch.zeros(1, 1, dtype=torch.int64))
+    try:
+        ops.ffn_capture(torch.zeros(1, 1, 1, dtype=torch.bfloat16), rows, act="relu")
+    except ValueError as error:
+        assert "bfloat16, which Triton's interpreter computes wrongly" in str(error)
+    else:
+        raise AssertionError("bfloat16 was interpreted")
+
+
+def main() -> None:
+    """Run every check and print its time."""
+    torch.set_num_threads(1)
+    for check in (capture, topk, overflow, wide, refusals):
+        start = time.perf_counter()
+        check()
+        print(f"ok {check.__name__} {time.perf_counter() - start:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

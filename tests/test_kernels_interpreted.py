@@ -1,0 +1,25 @@
+"""The Triton sources, interpreted on the CPU, equal the oracles."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.slow
+def test_interpreted_kernels_are_exact():
+    pytest.importorskip("triton")
+    path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, str(TESTS / "interpreted.py")],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr[-3000:]}"
+    assert run.stdout.count("ok ") == 5, run.stdout
