@@ -231,9 +231,6 @@ def _check_weights(model: Model) -> None:
     for name, parameter in model.hf.named_parameters():
         if parameter.device.type != "meta" and bool(torch.isnan(parameter).any()):
             raise PyengineError(f"parameter {name} of {model.name} holds NaN")
-    width = {
-        layer.module(model.body, layer.stack.value).weight.numel()  # type: ignore[union-attr, operator]
-        for layer in model.layers
-    }
-    if len(width) != 1:
+    values: list[Any] = [layer.module(model.body, layer.stack.value) for layer in model.layers]
+    if len({value.weight.numel() for value in values}) != 1:
         raise PyengineError(f"the layers of {model.name} differ in d_ff; this is not supported")

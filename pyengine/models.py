@@ -78,13 +78,13 @@ class Model:
 
     @cached_property
     def d_ff(self) -> int:
-        value = self.layers[0].module(self.body, self.layers[0].stack.value)
-        return int(getattr(value, "in_features", None) or value.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+        value: Any = self.layers[0].module(self.body, self.layers[0].stack.value)
+        return int(getattr(value, "in_features", None) or value.weight.shape[0])
 
     @property
     def vocab_size(self) -> int:
-        embedding = self.body.get_submodule(self.family.embedding)
-        return int(embedding.weight.shape[0])  # type: ignore[union-attr, index, arg-type]
+        embedding: Any = self.body.get_submodule(self.family.embedding)
+        return int(embedding.weight.shape[0])
 
     @property
     def max_positions(self) -> int:

@@ -11,11 +11,12 @@ TESTS = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_interpreted_kernels_are_exact():
+@pytest.mark.parametrize("script", ["interpreted.py", "interpreted_search.py"])
+def test_interpreted_kernels_are_exact(script: str) -> None:
     pytest.importorskip("triton")
     path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     run = subprocess.run(
-        [sys.executable, str(TESTS / "interpreted.py")],
+        [sys.executable, str(TESTS / script)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
