@@ -166,17 +166,12 @@ def topk_append(
     """Append to `candidates` every key of [first, last) that is above its `threshold`.
 
     Args:
-        values: [B, T, F] as captured.
-        block_max: float32 [n_blocks, F], contiguous: the maxima of sign * values.
-        ids: int64 [B, T], contiguous.
+        values, ids, block_max: as captured; block_max contiguous, of sign * values.
         threshold: int64 [F].
         candidates: int64 [F, capacity], contiguous; what does not fit is only counted.
         counts: int32 [F], raised by the number of candidates found.
-        sign: 1 or -1.
         per_unit: [first, last) are batch rows, each offers its best position; else they are
             blocks of 32 flattened rows, and every competing position is offered.
-        first: first row or block.
-        last: one past the last.
 
     Oracle: `pyengine.reference.topk_fold`.
     """

@@ -3,3 +3,7 @@
 
 class PyengineError(ValueError):
     """Bad input, settings or files; its message is one line that says what to do."""
+
+
+class Interrupted(PyengineError):
+    """The user stopped a command; the message says what is saved and how to go on."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyengine import reference, torch_ops
+from pyengine import reference, torch_ops, torch_topk
 from pyengine.backend import backend_for
 from pyengine.packed import EMPTY, pack, unpack
 from pyengine.rows import Rows, Span
@@ -142,7 +142,7 @@ def topk_fold(
         )
         state.threshold[keys] = top[:, -1].clamp(min=state.floor_key)
     elif state.backend == "torch":
-        torch_ops.topk_fold(state, values, block_max, rows, first_key=first_key, sign=sign)
+        torch_topk.topk_fold(state, values, block_max, rows, first_key=first_key, sign=sign)
     else:
         from pyengine import triton_ops
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 BLOCK = 64  # positions; short enough that a hit is cheap to look at again
-NO_ID = 2**32  # above every id, so that it loses every comparison
 
 
 class Span(NamedTuple):
@@ -20,20 +19,23 @@ class Span(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Row, extent and lowest id of every block, each int64 [n_blocks]."""
+    """Row, extent and first (so lowest) id of every block, each int64 [n_blocks]."""
 
     row: Tensor
     start: Tensor
     stop: Tensor
-    min_id: Tensor
+    first_id: Tensor
 
 
 class Rows:
     """Which positions of a [B, T] batch compete, and under which ids.
 
     Args:
-        ids: int64 [B, T] in [0, 2**32 - 2], distinct within the batch; -1 = does not compete.
-            On the device of the activations.
+        ids: int64 [B, T] in [0, 2**32 - 2], distinct within the batch and ascending along each
+            row; -1 = does not compete. On the device of the activations.
+
+    Raises:
+        ValueError: if the shape or dtype is wrong; from `blocks` if a run does not ascend.
     """
 
     def __init__(self, ids: Tensor) -> None:
@@ -60,6 +62,8 @@ class Rows:
 
 def _cut_blocks(ids: Tensor, spans: tuple[Span, ...]) -> Blocks:
     """Cut the rectangles into blocks, in the order in which `ffn_capture` writes their maxima."""
+    if ((ids[:, 1:] <= ids[:, :-1]) & (ids[:, 1:] >= 0)).any():
+        raise ValueError("ids must ascend along each row")
     rows: list[int] = []
     starts: list[int] = []
     stops: list[int] = []
@@ -68,10 +72,7 @@ def _cut_blocks(ids: Tensor, spans: tuple[Span, ...]) -> Blocks:
         starts += [start] * (last_row - first_row)
         stops += [stop] * (last_row - first_row)
     row, start, stop = torch.tensor([rows, starts, stops], dtype=torch.int64, device=ids.device)
-    if not rows:
-        return Blocks(row, start, stop, row)
-    position, inside = positions(start, stop)
-    return Blocks(row, start, stop, ids[row, position].masked_fill(~inside, NO_ID).amin(0))
+    return Blocks(row, start, stop, ids[row, start])
 
 
 def pieces(spans: tuple[Span, ...]) -> list[tuple[int, int, int, int]]:
@@ -81,13 +82,6 @@ def pieces(spans: tuple[Span, ...]) -> list[tuple[int, int, int, int]]:
         for first_row, last_row, start, stop in spans
         for s in range(start, stop, BLOCK)
     ]
-
-
-def positions(start: Tensor, stop: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the positions of each block, [longest, n], and which of them are inside it."""
-    longest = int((stop - start).max())
-    position = start + torch.arange(longest, device=start.device)[:, None]
-    return torch.minimum(position, stop - 1), position < stop
 
 
 def _runs(competes: Tensor) -> list[list[tuple[int, int]]]:

@@ -44,6 +44,21 @@ def topk() -> None:
         check_topk(Case(6, n_keys=2, per_unit=per_unit, shapes=[(0, 3), (3, 0), (40, 2)]))
 
 
+def straddling() -> None:
+    """Check rows that lie across blocks of 32: a peak in the second block must be found."""
+    for n_positions in (5, 34):
+        ids = torch.arange(20 * n_positions).view(20, n_positions)
+        state = ops.TopKState(1, 1, device="cpu")
+        for i in [0, *range(64 if n_positions == 5 else 31, 64 + n_positions)]:
+            values = torch.zeros(20 * n_positions)
+            values[i] = 1.0 + i
+            values = values.view(20, n_positions, 1)
+            captured = ops.ffn_capture(values, ops.Rows(ids), act="identity")
+            ops.topk_fold(state, values, captured.block_max[0], ops.Rows(ids))
+            ops.topk_flush(state)
+            assert ops.unpack(state.top)[1].item() == i
+
+
 def overflow() -> None:
     """Check that a batch whose candidates do not fit is reported, and is exact once repeated."""
     shapes = [(70, 2), (130, 3)]
@@ -81,7 +96,7 @@ def refusals() -> None:
 def main() -> None:
     """Run every check and print its time."""
     torch.set_num_threads(1)
-    for check in (capture, topk, overflow, wide, refusals):
+    for check in (capture, topk, straddling, overflow, wide, refusals):
         start = time.perf_counter()
         check()
         print(f"ok {check.__name__} {time.perf_counter() - start:.1f} s", flush=True)

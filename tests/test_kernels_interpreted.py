@@ -23,4 +23,4 @@ def test_interpreted_kernels_are_exact(script: str) -> None:
         timeout=600,
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr[-3000:]}"
-    assert run.stdout.count("ok ") == 5, run.stdout
+    assert run.stdout.count("ok ") == 6, run.stdout

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_checks import Case, check_topk
 
-from pyengine import ops, packed, reference, rows, torch_ops
+from pyengine import ops, packed, reference, rows, torch_topk
 from pyengine.errors import PyengineError
 
 CASES = st.builds(
@@ -58,7 +58,7 @@ def test_tuning_never_changes_the_result(case, block, chunk, merge_at_once, few,
             "FEW": few,
             "DENSE": dense,
         }.items():
-            patch.setattr(torch_ops, name, value)
+            patch.setattr(torch_topk, name, value)
         check_topk(case)
 
 
@@ -148,6 +148,22 @@ def test_reference_topk_by_hand():
     ids = torch.tensor([[0, 1], [2, 3]])
     new = reference.topk_fold(top, values, ids, sign=1, per_unit=True, floor_key=ops.EMPTY)
     assert [tuple(c.tolist()) for c in ops.unpack(new[0])] == [(4.0, 2.0), (1, 3)]
+
+
+@pytest.mark.parametrize("dense", [0.0, 1.0])
+@pytest.mark.parametrize("per_unit", [True, False])
+def test_a_row_of_nothing_but_nan_offers_nothing(per_unit, dense, monkeypatch):
+    monkeypatch.setattr(torch_topk, "DENSE", dense)
+    nan, inf = math.nan, math.inf
+    values = torch.tensor([[nan, nan, 3.0], [-inf, nan, 4.0]])[:, :, None]
+    ids = torch.tensor([[0, 1, -1], [3, 4, -1]])
+    assert _top(values, ids, k=3, per_unit=per_unit) == [(-inf, 3)]
+
+
+def test_ids_must_ascend_along_a_row():
+    with pytest.raises(ValueError, match="ids must ascend along each row"):
+        _top(torch.zeros(1, 3, 1), torch.tensor([[1, 1, -1]]), k=1)
+    assert _top(torch.zeros(1, 3, 1), torch.tensor([[2, -1, 1]]), k=1) == [(0.0, 1)]
 
 
 def test_spans_are_maximal_rectangles():

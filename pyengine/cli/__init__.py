@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from pyengine.cli import bench, runs, triggers
-from pyengine.errors import PyengineError
+from pyengine.errors import Interrupted, PyengineError
 
 # Newer Typers carry a copy of click; this finds the class that both raise.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -42,8 +42,10 @@ def main() -> None:
     except UsageError as error:
         error.show()
         _leave(2)
+    except Interrupted as stop:
+        _say(str(stop))
+        _leave(130)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; what was done is saved: run the same command again to resume")
         _leave(130)
     except (PyengineError, OSError) as error:
         _say(f"error: {' '.join(str(error).split())}")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyengine.analyses.trigger_result import Example, TriggerExamples
 
 out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # Without a terminal a line is printed this often instead of a moving bar.
 LOG_SECONDS = 10.0

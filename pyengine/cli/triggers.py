@@ -9,6 +9,7 @@ import typer
 
 from pyengine.cli import options
 from pyengine.cli.display import err, example_table, human, out, progress
+from pyengine.errors import Interrupted
 
 if TYPE_CHECKING:
     from pyengine.analyses.trigger_result import TriggerExamples
@@ -158,15 +159,20 @@ def _search(
 
     model = load(model_name, **load_settings)
     started = time.monotonic()
-    with progress() as advance:
-        found = trigger_examples(
-            model,
-            corpus,
-            out=run,
-            on_tokenized=lambda done, total: advance("tokenising", done, total),
-            on_segment=lambda done, plan: advance("searching", done.n_tokens, plan.n_tokens),
-            **settings,
-        )
+    try:
+        with progress() as advance:
+            found = trigger_examples(
+                model,
+                corpus,
+                out=run,
+                on_tokenized=lambda done, total: advance("tokenising", done, total),
+                on_segment=lambda done, plan: advance("searching", done.n_tokens, plan.n_tokens),
+                **settings,
+            )
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            f"interrupted; what was done is saved in {run}: run the same command again to resume"
+        ) from stop
     _report(found, run, time.monotonic() - started)
     return found
 
