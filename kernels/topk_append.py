@@ -183,19 +183,11 @@ def topk_append(
         raise ValueError(f"block_max must be {wanted}, got {tuple(block_max.shape)}")
     launch = TOPK_APPEND_UNIT if per_unit else TOPK_APPEND
     kernel = _topk_append_unit_kernel if per_unit else _topk_append_kernel
+    pointers = (values, block_max, ids, threshold, candidates, counts)
+    sizes = (first, last, ids.numel(), ids.shape[1], d_ff, candidates.shape[1])
     kernel[(triton.cdiv(last - first, GROUP), triton.cdiv(d_ff, launch.block_f))](
-        values,
-        block_max,
-        ids,
-        threshold,
-        candidates,
-        counts,
-        first,
-        last,
-        ids.numel(),
-        ids.shape[1],
-        d_ff,
-        candidates.shape[1],
+        *pointers,
+        *sizes,
         *values.stride(),
         SIGN=sign,
         GROUP=GROUP,

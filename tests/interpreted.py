@@ -46,10 +46,10 @@ def topk() -> None:
 
 def straddling() -> None:
     """Check rows that lie across blocks of 32: a peak in the second block must be found."""
-    for n_positions in (5, 34):
+    for n_positions, peaks in ((5, (0, 32, 34, 64)), (34, (0, 32, 33, 64, 67, 96))):
         ids = torch.arange(20 * n_positions).view(20, n_positions)
         state = ops.TopKState(1, 1, device="cpu")
-        for i in [0, *range(64 if n_positions == 5 else 31, 64 + n_positions)]:
+        for i in peaks:
             values = torch.zeros(20 * n_positions)
             values[i] = 1.0 + i
             values = values.view(20, n_positions, 1)
