@@ -59,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer models, sizes and rounds")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--families", nargs="+", choices=FULL.families, help="models to search")
+    parser.add_argument("--tokens", type=int, help="corpus of the search (2M, 0.3M in float32)")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
     parts = options.only.split(",")
@@ -66,9 +68,14 @@ def main(argv: Sequence[str]) -> None:
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     if not torch.cuda.is_available():
         sys.exit("python -m benchmarks gpu needs a CUDA device, and torch sees none")
-    found = {part: isolated(part, QUICK if options.quick else FULL) for part in parts}
+    scale = QUICK if options.quick else FULL
+    if options.families:
+        scale = replace(scale, families=tuple(options.families))
+    if options.tokens:
+        scale = replace(scale, tokens=tuple((dtype, options.tokens) for dtype, _ in scale.tokens))
+    found = {part: isolated(part, scale) for part in parts}
     show(found)
-    gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name(0).lower())
+    gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
     command = " ".join(["python -m benchmarks gpu", *argv])
     figures = {part: result for part, (_, result) in found.items()}
     print(f"wrote {write_result(options.save or f'gpu-{gpu}', figures, command)}")

@@ -30,8 +30,9 @@ def random_shards(n_shards: int, n_keys: int, k: int) -> list[Heaps]:
     shards = []
     for shard in range(n_shards):
         scores = -np.sort(-rng.standard_normal((n_keys, k), dtype=np.float32), axis=1)
-        shards.append((scores, rng.permuted(np.tile(np.arange(k), (n_keys, 1)), axis=1)))
-        shards[-1][1][:] += shard * k
+        # Ascending, so that equal scores are in order.
+        ids = np.tile(np.arange(k) + shard * k, (n_keys, 1))
+        shards.append((scores, ids))
     return shards
 
 

@@ -32,10 +32,11 @@ MFLOP_PER_TOKEN = {"gpt2": 172, "bert": 175}
 def random_model(family: str, vocab: int, tiny: bool = False) -> pyengine.Model:
     """Build a random model of GPT-2 small's or BERT-base's size (or a tiny one)."""
     torch.manual_seed(0)
+    hf: Any
+    sizes: dict[str, Any]
     if family == "gpt2":
         sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2} if tiny else {}
-        config = transformers.GPT2Config(vocab_size=vocab, **sizes)
-        hf = transformers.GPT2LMHeadModel(config)
+        hf = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=vocab, **sizes))
     else:
         sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         sizes = sizes | {"intermediate_size": 256} if tiny else {}

@@ -28,7 +28,7 @@ template <typename T>
 Packed<T> to_array(py::handle value, py::ssize_t n_dims, const std::string& name) {
     const py::dtype wanted = py::dtype::of<T>();
     const std::string wanted_text = "must be a " + std::to_string(n_dims) + "-D " +
-                                    py::str(wanted).cast<std::string>() + " array, not ";
+                                    py::str(py::handle(wanted)).cast<std::string>() + " array, not ";
     if (!py::isinstance<py::array>(value)) {
         fail(name, wanted_text + py::str(py::type::of(value)).cast<std::string>());
     }

@@ -106,7 +106,9 @@ def install(folder: Path, target: Path) -> None:
     staged = target.with_name(f".{target.name}.new")
     shutil.rmtree(staged, ignore_errors=True)
     shutil.copytree(folder, staged)
-    staged.chmod(0o755)  # temporary folders are private
+    staged.chmod(0o755)  # temporary folders are private, and safetensors' files too
+    for path in staged.iterdir():
+        path.chmod(0o644)
     shutil.rmtree(target, ignore_errors=True)
     staged.rename(target)
 

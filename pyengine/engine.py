@@ -217,8 +217,9 @@ class Pass:
         self._count(segment)
 
     def _count(self, segment: Segment) -> None:
-        for layer, n_nan in self._pending_nan:
-            self.progress.n_nan[layer] += int(n_nan)
+        if self._pending_nan:  # one copy from the device, not one per layer and batch
+            layers, counts = zip(*self._pending_nan, strict=True)
+            self.progress.n_nan.index_add_(0, torch.tensor(layers), torch.cat(counts).cpu())
         self._pending_nan.clear()
         for batch, _ in segment.batches:
             self.progress.n_tokens += batch.n_tokens

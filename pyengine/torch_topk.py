@@ -144,8 +144,8 @@ def _best_of_rows(fold: _Fold) -> Tensor:
             weighted = same.view(torch.uint8).mul_(stop - t)
             torch.maximum(first[here], weighted, out=first[here])
         at = here.stop
-    row, _, stop, _ = fold.rows.blocks
-    position = (stop[:, None] - first).clamp(max=fold.rows.ids.shape[1] - 1)
+    row, _, block_stop, _ = fold.rows.blocks
+    position = (block_stop[:, None] - first).clamp(max=fold.rows.ids.shape[1] - 1)
     ids = fold.rows.ids[row].gather(1, position)
     packed = pack(fold.block_max, ids).masked_fill_(first == 0, EMPTY)
     units, line = row.unique(return_inverse=True)

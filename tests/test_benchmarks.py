@@ -1,0 +1,191 @@
+"""Every benchmark at toy size, so that none can rot; no figure is judged here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import _gpu_common, _machine, corpus, gpu, heap_merge, triggers
+from benchmarks._gpu_common import Found, Line, Scale
+
+ROOT = Path(__file__).resolve().parents[1]
+TOY = Scale(
+    device="cpu",
+    batch_tokens=(64,),
+    widths=(32,),
+    n_layers=2,
+    rounds=1,
+    tokens=(("float32", 300), ("bfloat16", 300)),
+    search_rounds=1,
+    sample_tokens=600,
+    tiny=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep the results of toy runs out of the repository."""
+    monkeypatch.setattr(_machine, "RESULTS", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_every_stem_is_listed_and_described() -> None:
+    stems = {file.stem for file in (ROOT / "benchmarks").glob("[!_]*.py")}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert all(stem in done.stderr for stem in stems)
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    assert all(f"python -m benchmarks {stem}" in readme for stem in stems)
+    assert stems == {"corpus", "gpu", "heap_merge", "triggers"}  # each is run below
+
+
+def test_corpus(capsys: pytest.CaptureFixture[str]) -> None:
+    corpus.main(["--batch-tokens", "512", "--block-tokens", "4096"])
+    assert "computed per real token" in capsys.readouterr().out
+
+
+def test_heap_merge(capsys: pytest.CaptureFixture[str], results: Path) -> None:
+    heap_merge.main(["--shards", "3", "--keys", "40", "--k", "5", "--rounds", "1", "--save", "toy"])
+    assert "merge_heaps" in capsys.readouterr().out
+    record = json.loads((results / "toy.json").read_text())
+    assert set(record["figures"]["cpu_ms"]) == {"merge_heaps", "pairwise fold", "torch.topk"}
+    assert record["command"] == "python -m benchmarks heap_merge " + (
+        "--shards 3 --keys 40 --k 5 --rounds 1 --save toy"
+    )
+
+
+@pytest.mark.slow
+def test_triggers(capsys: pytest.CaptureFixture[str], results: Path) -> None:
+    triggers.main(["--families", "gpt2", "--units", "2", "--rounds", "1", "--save", "toy"])
+    assert "pyengine" in capsys.readouterr().out
+    assert json.loads((results / "toy.json").read_text())["figures"]["gpt2"]
+    assert triggers.peak_memory(50) > 1 << 20
+
+
+def test_gpu_without_a_gpu_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="needs a CUDA device"):
+        gpu.main(["--quick"])
+
+
+def test_gpu_kernels() -> None:
+    lines, figures = gpu.run_part("kernels", TOY)
+    assert not gpu.failed({"kernels": (lines, figures)})
+    assert {line.what for line in lines} >= {
+        "plain copy",
+        "ffn_capture gated bfloat16 64 x 32",
+        "block max only float32 64 x 32",
+        "topk_append per unit 64 x 32",
+        "topk_merge 64 keys, 8 pending each",
+    }
+    # 64 x 32 float32 read and written, a maximum per 32 positions, 64 ids
+    assert figures["ffn_capture float32 64 x 32"]["bytes"] == 2 * 8192 + 2 * 32 * 4 + 64 * 8
+
+
+@pytest.mark.slow
+def test_gpu_search() -> None:
+    lines, figures = gpu.run_part("search", TOY)
+    assert not gpu.failed({"search": (lines, figures)})
+    for family in TOY.families:
+        found = figures[f"{family} float32"]
+        assert {"fused forward", "capture only", "search, warm", "pyengine"} < found.keys()
+        assert ("hooks + topk" in found) == (family != "t5")
+        assert found["corpus_s"] > 0 and found["floor_s"] > 0
+
+
+@pytest.mark.slow
+def test_gpu_exactness_holds_between_equal_devices() -> None:
+    lines, figures = gpu.run_part("exactness", TOY)
+    for family in TOY.families:
+        found = figures[f"exactness {family} float32"]
+        assert found["same_bits"] and found["band"] == 0 and found["overlap"] == 1
+        rounded = figures[f"exactness {family} bfloat16"]
+        assert rounded["same_bits"] and 0 < rounded["band"] < 1
+    assert any(line.verdict == "ok" for line in lines)
+
+
+def test_gpu_failures_are_reported_and_the_rest_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> Found:
+        raise RuntimeError("an illegal memory access")
+
+    def fine() -> Found:
+        return [Line("fine", "1 us", verdict="missed")], {"s": 1e-6}
+
+    monkeypatch.setattr(gpu, "jobs", lambda scale: [("broken", broken), ("fine", fine)])
+    found = {"tests": gpu.run_part("tests", TOY)}
+    assert gpu.failed(found)
+    assert not gpu.failed({"fine": fine()})  # a missed speed is no failure
+    gpu.show(found)
+    out = capsys.readouterr().out
+    assert "an illegal memory access" in out and "1 us" in out
+    assert "illegal memory access" in found["tests"][1]["broken"]["error"]
+
+
+@pytest.mark.slow
+def test_gpu_runs_from_the_command_line_to_the_results_file(
+    monkeypatch: pytest.MonkeyPatch, results: Path
+) -> None:
+    """Each part in a process of its own, which knows nothing of the device pretended here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index: "Toy (80 GB)")
+    monkeypatch.setattr(gpu, "FULL", TOY)
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main(["--only", "kernels"])
+    assert stopped.value.code == 0
+    record = json.loads((results / "gpu-toy-80-gb.json").read_text())
+    assert len(record["figures"]["kernels"]) > 10
+
+
+@pytest.mark.slow
+def test_gpu_part_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "run_part", _die)
+    lines, figures = gpu.isolated("kernels", TOY)
+    assert lines[0].verdict == "FAILED" and "BrokenProcessPool" in figures["error"]
+
+
+@pytest.mark.slow
+def test_gpu_tests_that_do_not_run_are_a_failure() -> None:
+    nothing = ["-m", "gpu", "-k", "no_such_test", "tests/gpu"]
+    lines, figures = gpu.run_tests(nothing)
+    assert lines[0].verdict == "FAILED" and figures["output"]
+    lines, _ = gpu.run_tests(["tests/test_benchmarks.py", "-k", "test_clock"])
+    assert lines[0].verdict == "ok" and "passed" in lines[0].measured
+
+
+def test_clock_measures_what_runs_between_its_marks() -> None:
+    calls: list[str] = []
+    times = _gpu_common.timed(
+        lambda: calls.append("run"),
+        torch.device("cpu"),
+        rounds=2,
+        prepare=lambda: calls.append("prepare"),
+    )
+    assert calls == ["prepare", "run"] * (_gpu_common.WARM_UP + 2)
+    assert 0 < times.host_s < 1 and 0 < times.device_s < 1
+
+
+@pytest.mark.slow
+def test_pytest_benchmarks_run() -> None:
+    stems = ["triggers", "heap_merge"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-disable"]
+        + [f"benchmarks/{stem}.py" for stem in stems],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "11 passed" in done.stdout
+
+
+def _die(_part: str, _scale: Scale) -> None:
+    os.abort()
