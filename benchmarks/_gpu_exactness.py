@@ -65,17 +65,19 @@ def judge(
 
 
 def _band(a: TriggerExamples, b: TriggerExamples) -> float:
-    """Return how far from b's k-th score an example lies that only `a` kept, at most.
+    """Return how far from b's k-th score a unit lies that only `a` kept, at most.
 
-    In units of the median best score of the layer: random models have keys whose k-th score is
-    almost zero, where a distance relative to it says nothing.
+    For a unit that both kept: how far its two scores are apart. Units, because two positions of
+    one may score almost the same. In units of the median best score of the layer: random models
+    have keys whose k-th score is almost zero, where a distance relative to it says nothing.
     """
     mine, theirs = a.tensors(), b.tensors()
-    ids, others = (t["units"] * 2**20 + t["positions"] for t in (mine, theirs))
-    only = ~(ids[..., :, None] == others[..., None, :]).any(-1)
-    distance = np.abs(mine["scores"] - theirs["scores"][..., -1:])
+    common = mine["units"][..., :, None] == theirs["units"][..., None, :]
+    apart = np.abs(mine["scores"][..., :, None] - theirs["scores"][..., None, :])
+    distance = np.where(common, apart, 0).max(-1)
+    distance = np.where(common.any(-1), distance, apart[..., -1])
     scale = np.median(np.abs(theirs["scores"][..., 0]), axis=1)[:, None, None]
-    return float(np.where(only, distance / scale, 0).max())
+    return float((distance / scale).max())
 
 
 def same_bits(a: TriggerExamples, b: TriggerExamples) -> bool:

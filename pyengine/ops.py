@@ -66,7 +66,8 @@ def ffn_capture(
 ) -> Captured:
     """Apply the FFN's activation and find, in the same pass, where large values can be.
 
-    The output is ``act(pre)``, or ``act(pre) * up`` for a gated FFN.
+    The output is ``act(pre)``, or ``act(pre) * up`` for a gated FFN. Not differentiable: an
+    activation to be applied is refused while gradients are recorded.
 
     Args:
         pre: [B, T, F], float32 / float16 / bfloat16, any strides: input of the activation.
@@ -86,16 +87,30 @@ def ffn_capture(
     Oracle: `pyengine.reference.ffn_capture`.
     """
     _check_capture(pre, rows, act, up, value, signs)
+    with torch.no_grad():
+        return Captured(*_capture(pre, rows, act, up, value, signs, reuse))
+
+
+def _capture(
+    pre: Tensor,
+    rows: Rows,
+    act: str,
+    up: Tensor | None,
+    value: str,
+    signs: tuple[int, ...],
+    reuse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     backend = backend_for(pre.device)
     if backend == "reference":
-        return Captured(*reference.ffn_capture(pre, rows.ids, act, up, value, signs))
+        return reference.ffn_capture(pre, rows.ids, act, up, value, signs)
     if backend == "torch":
-        return Captured(*torch_ops.ffn_capture(pre, rows, act, up, value, signs, reuse))
+        return torch_ops.ffn_capture(pre, rows, act, up, value, signs, reuse)
     from pyengine.kernels.ffn_capture import ffn_capture as kernel
 
-    return Captured(*kernel(pre, rows.ids, act=act, up=up, value=value, signs=signs))
+    return kernel(pre, rows.ids, act=act, up=up, value=value, signs=signs)
 
 
+@torch.no_grad()
 def topk_fold(
     state: TopKState,
     values: Tensor,
@@ -177,6 +192,8 @@ def _check_capture(
         raise ValueError(f"up must be {pre.dtype} {tuple(pre.shape)}, got {tuple(up.shape)}")
     if act not in ACTIVATIONS:
         raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
+    if (act != "identity" or up is not None) and pre.requires_grad and torch.is_grad_enabled():
+        raise ValueError("pre requires grad, but this is not differentiable: use torch.no_grad()")
     if value not in ("post", "pre"):
         raise ValueError(f"value must be 'post' or 'pre', got {value!r}")
     if signs not in ((1,), (-1,), (1, -1), (-1, 1)):

@@ -80,6 +80,18 @@ def test_identity_without_gate_copies_nothing():
     assert captured.out is pre and captured.values is pre
 
 
+def test_gradients_are_refused_rather_than_lost():
+    pre = torch.randn(2, 3, 4, requires_grad=True)
+    rows = ops.Rows(torch.arange(6).view(2, 3))
+    with pytest.raises(ValueError, match="pre requires grad, but this is not differentiable"):
+        ops.ffn_capture(pre, rows, act="relu")
+    captured = ops.ffn_capture(pre, rows, act="identity")
+    assert captured.out is pre and not captured.block_max.requires_grad
+    state = ops.TopKState(4, 2, device="cpu")
+    ops.topk_fold(state, captured.values, captured.block_max[0], rows)
+    assert bool((state.top != ops.EMPTY).all())
+
+
 def test_reuse_works_in_place():
     pre = torch.randn(2, 3, 4)
     rows = ops.Rows(torch.arange(6).view(2, 3))
