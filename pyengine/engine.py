@@ -89,8 +89,11 @@ class Reducer(Protocol):
     ) -> None:
         """Fold one layer of one batch in; `seen` counts the units folded before this batch."""
 
-    def flush(self) -> bool:
-        """Finish what is pending; True asks for the segment again, with `careful`."""
+    def flush(self) -> None:
+        """Finish what is pending, without waiting for the device; called after every batch."""
+
+    def take_overflow(self) -> bool:
+        """Whether something was lost since the last call; True asks for the segment again."""
 
     def snapshot(self) -> Any:
         """Return a copy of the state, for `restore`."""
@@ -195,8 +198,9 @@ class Pass:
                 for pair in segment.batches:
                     for piece in _pieces(pair, split):
                         self._capture.run(*piece)
+                        self.reducer.flush()
                         self._seen += len(piece[0].units)
-                overflowed = self.reducer.flush()
+                overflowed = self.reducer.take_overflow()
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _out_of_memory(error):
                     raise
@@ -266,6 +270,8 @@ def _pieces(pair: tuple[Batch, Batch | None], split: int) -> Iterator[tuple[Batc
 
 def _out_of_memory(error: Exception) -> bool:
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or (
-        "DefaultCPUAllocator" in text and "memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "CUBLAS_STATUS_ALLOC_FAILED" in text
+        or ("DefaultCPUAllocator" in text and "memory" in text)
     )

@@ -22,7 +22,7 @@ class LayerComparison(NamedTuple):
         overlap: mean share of common examples among the k of a key, 0 to 1.
         changed: share of keys whose set of examples differs.
         band: largest distance of an example that only one run kept from the k-th score of the
-            other run, relative to that score; 0 where the sets are equal.
+            other run, relative to the layer's median best score; 0 where the sets are equal.
         score_difference: largest |difference| of the scores of common examples.
     """
 
@@ -69,6 +69,8 @@ def _compare_layer(
     entries = [
         (_entries(a, row, column), _entries(b, row, column)) for column in range(len(a.dims))
     ]
+    best = a.scores[row, :, 0].abs()
+    scale = max(float(best[~best.isnan()].median()), 1e-30) if len(best) else 1.0
     for mine, theirs in entries:
         common = mine.keys() & theirs.keys()
         longest = max(len(mine), len(theirs))
@@ -80,13 +82,16 @@ def _compare_layer(
         a.layers[row],
         float(np.mean(overlaps)) if overlaps else 1.0,
         float(np.mean([share < 1 for share in overlaps])) if overlaps else 0.0,
-        max(bands),
+        max(bands) / scale,
         max(differences),
     )
 
 
 def _entries(side: TriggerExamples, row: int, column: int) -> dict[tuple[int, int], float]:
     units, positions = side.units[row, column].tolist(), side.positions[row, column].tolist()
+    if side.manifest["question"]["per"] == "unit":
+        # A unit is one example, at whichever of its near-equal positions it was found.
+        positions = [0] * len(positions)
     scores = side.scores[row, column].tolist()
     found = zip(units, positions, scores, strict=True)
     return {(unit, position): score for unit, position, score in found if unit >= 0}
@@ -102,4 +107,4 @@ def _distances(
     if not only or not theirs:
         return [float("inf")] * bool(only)
     last = list(theirs.values())[-1]
-    return [abs(score - last) / max(abs(last), 1e-30) for score in only]
+    return [abs(score - last) for score in only]

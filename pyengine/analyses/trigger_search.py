@@ -123,8 +123,11 @@ class TriggerSearch:
             captured = ops.ffn_capture(values, rows, act="identity", signs=self.topk.signs)
         self.topk.fold(captured, rows, first_key=self._first_key[layer], seen=seen, careful=careful)
 
-    def flush(self) -> bool:
-        return self.topk.flush()
+    def flush(self) -> None:
+        self.topk.flush()
+
+    def take_overflow(self) -> bool:
+        return self.topk.take_overflow()
 
     def snapshot(self) -> dict[int, Tensor]:
         return self.topk.snapshot()

@@ -83,7 +83,7 @@ class StreamingTopK:
         """Fold a batch in.
 
         Args:
-            acts: [B, T, n_keys], any floating dtype; NaN never competes.
+            acts: [B, T, n_keys], float32, float16 or bfloat16; NaN never competes.
             unit_ids: int64 [B]; a unit must not span two calls when `per="unit"`.
             mask: bool [B, T]; False never competes. None: all compete.
             first_position: the position within its unit of the first column of `acts`.
@@ -110,7 +110,8 @@ class StreamingTopK:
         captured = ops.ffn_capture(acts, rows, act="identity", signs=self.signs)
         self.fold(captured, rows, seen=self._seen)
         self._seen += ids.shape[0] if self.per == "unit" else ids.numel()
-        if self.flush():
+        self.flush()
+        if self.take_overflow():
             self.fold(captured, rows, careful=True)
             self.flush()
 
@@ -126,7 +127,7 @@ class StreamingTopK:
         """Fold captured activations into the keys from `first_key` on, without waiting.
 
         `rows.ids` are the packed ids; `seen` tells how many rows these keys have seen before.
-        After `flush` has reported an overflow the same batch must be folded with `careful=True`.
+        After `take_overflow` has returned True the same batch must be folded with `careful=True`.
         """
         for sign, block_max in zip(self.signs, captured.block_max, strict=True):
             ops.topk_fold(
@@ -140,11 +141,15 @@ class StreamingTopK:
                 careful=careful,
             )
 
-    def flush(self) -> bool:
-        """Finish pending merges; return whether a buffer overflowed since the last flush."""
-        overflowed = False
+    def flush(self) -> None:
+        """Merge what is pending, without waiting for the device."""
         for state in self._states.values():
             ops.topk_flush(state)
+
+    def take_overflow(self) -> bool:
+        """Return whether candidates were lost since the last call; waits for the device."""
+        overflowed = False
+        for state in self._states.values():
             overflowed |= bool(state.overflow.item())
             state.overflow.zero_()
         return overflowed
