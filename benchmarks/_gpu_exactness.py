@@ -48,11 +48,11 @@ def judge(
     """Compare two runs bit by bit, and the first with the CPU's in fp32."""
     layers = compare(first, on_cpu)
     overlap, changed = min(a.overlap for a in layers), max(a.changed for a in layers)
-    band, same = max(_band(first, on_cpu), _band(on_cpu, first)), same_bits(first, second)
+    band, same = max(a.band for a in layers), same_bits(first, second)
     figures = {
         "same_bits": same,
         "band": band,
-        "relative_band": max(a.band for a in layers),
+        "score_difference": max(a.score_difference for a in layers),
         "overlap": overlap,
         "changed": changed,
     }
@@ -62,22 +62,6 @@ def judge(
         Line(name, measured, "", f"band {limit:.0e}", "ok" if band <= limit else "FAILED"),
         Line("  run to run", "same bits" if same else "differs", "", "same bits", _ok(same)),
     ], figures
-
-
-def _band(a: TriggerExamples, b: TriggerExamples) -> float:
-    """Return how far from b's k-th score a unit lies that only `a` kept, at most.
-
-    For a unit that both kept: how far its two scores are apart. Units, because two positions of
-    one may score almost the same. In units of the median best score of the layer: random models
-    have keys whose k-th score is almost zero, where a distance relative to it says nothing.
-    """
-    mine, theirs = a.tensors(), b.tensors()
-    common = mine["units"][..., :, None] == theirs["units"][..., None, :]
-    apart = np.abs(mine["scores"][..., :, None] - theirs["scores"][..., None, :])
-    distance = np.where(common, apart, 0).max(-1)
-    distance = np.where(common.any(-1), distance, apart[..., -1])
-    scale = np.median(np.abs(theirs["scores"][..., 0]), axis=1)[:, None, None]
-    return float((distance / scale).max())
 
 
 def same_bits(a: TriggerExamples, b: TriggerExamples) -> bool:

@@ -22,8 +22,9 @@ from benchmarks.triggers import sentences
 from pyengine.analyses.trigger_search import BATCH_TOKENS
 from pyengine.batches import Batch
 from pyengine.capture import Capture
-from pyengine.engine import Pass, Progress, precision
+from pyengine.engine import Pass, Progress
 from pyengine.loading import DTYPES
+from pyengine.precision import precision
 from pyengine.store import Report, TokenStore
 from pyengine.throughput import Timing, Ways, measure
 

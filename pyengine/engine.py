@@ -4,7 +4,6 @@ The pass is cut into *segments* (a few batches). A segment is either wholly in t
 at all, so a pass can be saved after any of them, and resumed there with the same bits.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +17,7 @@ from pyengine.batches import Batch, form_batches
 from pyengine.capture import Capture
 from pyengine.errors import PyengineError
 from pyengine.models import Model
+from pyengine.precision import precision
 from pyengine.store import TokenStore
 
 # CUDA is asked once per segment whether a buffer overflowed; the CPU never waits for anything.
@@ -232,30 +232,6 @@ class Pass:
     def _observe(self, layer: int, captured: ops.Captured, rows: ops.Rows) -> None:
         self._pending_nan.append((layer, captured.n_nan))
         self.reducer.observe(layer, captured, rows, self._seen, self._careful)
-
-
-@contextlib.contextmanager
-def precision(dtype: str) -> Iterator[None]:
-    """Allow TF32 products for `tf32` and forbid every shortcut otherwise; restore on leaving."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (
-        matmul.allow_tf32,
-        cudnn.allow_tf32,
-        matmul.allow_bf16_reduced_precision_reduction,
-        matmul.allow_fp16_reduced_precision_reduction,
-    )
-    matmul.allow_tf32 = cudnn.allow_tf32 = dtype == "tf32"
-    matmul.allow_bf16_reduced_precision_reduction = False
-    matmul.allow_fp16_reduced_precision_reduction = False
-    try:
-        yield
-    finally:
-        (
-            matmul.allow_tf32,
-            cudnn.allow_tf32,
-            matmul.allow_bf16_reduced_precision_reduction,
-            matmul.allow_fp16_reduced_precision_reduction,
-        ) = before
 
 
 def _pieces(pair: tuple[Batch, Batch | None], split: int) -> Iterator[tuple[Batch, Batch | None]]:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from pyengine.analyses.trigger_search import BLOCK_TOKENS, Settings, TriggerSearch
 from pyengine.batches import Batch, form_batches
-from pyengine.engine import precision
 from pyengine.errors import PyengineError
 from pyengine.models import Model
+from pyengine.precision import precision
 from pyengine.store import TokenStore
 
 

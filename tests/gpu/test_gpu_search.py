@@ -9,7 +9,7 @@ from tiny_models import FAMILIES, VOCAB, tiny_model
 
 import pyengine
 from pyengine.analyses.compare import compare
-from pyengine.engine import precision
+from pyengine.precision import precision
 
 pytestmark = pytest.mark.gpu
 
