@@ -6,10 +6,11 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable).
 import os
 import signal
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from pyengine import __version__
 from pyengine.cli import bench, runs, triggers
 from pyengine.errors import Interrupted, PyengineError
 
@@ -18,12 +19,26 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="pyengine",
-    help="Find what triggers each feed-forward neuron of a transformer, over a whole corpus.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Find what triggers each feed-forward neuron of a transformer, over a whole corpus."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
 app.command("demo")(triggers.demo)
 app.command("triggers")(triggers.triggers)
 app.command("show")(runs.show)
