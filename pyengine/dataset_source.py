@@ -9,6 +9,8 @@ from pyengine.lines import check_text, hash_texts
 from pyengine.sources import Piece, lines_of
 from pyengine.text import heading_level
 
+BATCH_ROWS = 1000
+
 
 @dataclass(frozen=True, eq=False)
 class DatasetRows:
@@ -29,13 +31,23 @@ class DatasetRows:
                 fresh = False
 
     def _texts(self) -> Iterator[str]:
-        for number, row in enumerate(self.rows):
-            where = f"{self.name}: row {number}"
-            if self.field not in row:
+        number = 0
+        for batch in self._batches():
+            if self.field not in batch:
+                known = ", ".join(batch)
                 raise PyengineError(
-                    f"{where}: no field {self.field!r} (there is: {', '.join(row)})"
+                    f"{self.name}: row {number}: no field {self.field!r} (there is: {known})"
                 )
-            yield check_text(row[self.field], f"{where}: field {self.field!r}")
+            for text in batch[self.field]:
+                yield check_text(text, f"{self.name}: row {number}: field {self.field!r}")
+                number += 1
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        """Yield columns of rows; the library is many times faster by batch than row by row."""
+        if hasattr(self.rows, "iter"):
+            yield from self.rows.iter(batch_size=BATCH_ROWS)
+        else:
+            yield from ({name: [value] for name, value in row.items()} for row in self.rows)
 
     def size(self) -> int:
         return len(self.rows) if hasattr(self.rows, "__len__") else 0

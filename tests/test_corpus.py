@@ -218,6 +218,24 @@ def test_wikitext_rows_are_lines_of_articles() -> None:
     assert len(windows) == 2 and windows[1] == "= Second article =\nThe end."
 
 
+def test_a_dataset_on_disk_is_loaded_by_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    lines = [json.dumps({"body": f"Row {number}. Its end."}) for number in range(1500)]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    corpus = Corpus.from_dataset(str(folder), field="body", unit="sentence")
+    assert texts(corpus) == [t for i in range(1500) for t in (f"Row {i}.", "Its end.")]
+    with pytest.raises(PyengineError, match=r"row 0: no field 'text' \(there is: body\)"):
+        texts(Corpus.from_dataset(str(folder)))
+    with pytest.raises(PyengineError, match="cannot load dataset"):
+        Corpus.from_dataset(str(tmp_path / "nothing"))
+
+
 def test_a_missing_datasets_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(PyengineError, match=r"pip install 'pyengine\[datasets\]'"):
