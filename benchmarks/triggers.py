@@ -36,7 +36,8 @@ def random_model(family: str, vocab: int, tiny: bool = False) -> pyengine.Model:
     sizes: dict[str, Any]
     if family == "gpt2":
         sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2} if tiny else {}
-        hf = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=vocab, **sizes))
+        ends = {"bos_token_id": 0, "eos_token_id": 0}
+        hf = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=vocab, **ends, **sizes))
     else:
         sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
         sizes = sizes | {"intermediate_size": 256} if tiny else {}

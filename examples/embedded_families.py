@@ -28,6 +28,8 @@ class Family:
     steps: int
     lr: float
     margin: float  # nats that the held-out loss must be below the unigram entropy
+    rows: int = 16  # windows of text in a step
+    embedding_lr: float = 1.0  # times lr; T5's embeddings start at a standard deviation of 1
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
@@ -134,6 +136,7 @@ FAMILIES = {
     ),
     "t5": Family(
         "T5", _MODELS / "t5", build_t5, Spans,
-        "predicting corrupted spans, one token in 5", steps=3000, lr=3e-3, margin=0.3,
+        "predicting corrupted spans: short ones, one token in 5, and long ones, one in 2",
+        steps=1500, lr=1.5e-3, margin=0.3, rows=32, embedding_lr=10.0,
     ),
 }  # fmt: skip

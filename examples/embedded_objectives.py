@@ -16,6 +16,8 @@ from transformers import PreTrainedTokenizerFast
 IGNORE = -100
 MASKED = 5  # one token in 5 is predicted by BERT and T5
 MEAN_SPAN = 3
+LONG_SPANS = 5  # of half a window: most of T5's training batches, for they predict far more
+LONG_SHARE = 2 / 3
 
 
 @dataclass
@@ -161,13 +163,18 @@ class Spans:
         return _encode(self.tokenizer, text)
 
     def text(self, windows: torch.Tensor, rng: torch.Generator) -> Batch:
-        pairs = [self._corrupt(row.tolist(), rng) for row in windows]
+        if torch.rand(1, generator=rng).item() < LONG_SHARE:
+            return self._text(windows, rng, self.window // 2, LONG_SPANS)
+        return self._text(windows, rng, self.noise, self.spans)
+
+    def _text(self, windows: torch.Tensor, rng: torch.Generator, noise: int, spans: int) -> Batch:
+        pairs = [self._corrupt(row.tolist(), rng, noise, spans) for row in windows]
         return self._batch([source for source, _ in pairs], [target for _, target in pairs])
 
     def held_out(self, windows: torch.Tensor) -> Iterator[Batch]:
         rng = torch.Generator().manual_seed(0)
         for _ in range(MASKED):
-            batch = self.text(windows, rng)
+            batch = self._text(windows, rng, self.noise, self.spans)
             framing = (batch.labels > self.first_sentinel - self.spans - 1) | (
                 batch.labels == self.eos
             )
@@ -184,10 +191,12 @@ class Spans:
             batch.labels[:, [0, 2, 3]] = IGNORE
         return batch
 
-    def _corrupt(self, row: list[int], rng: torch.Generator) -> tuple[list[int], list[int]]:
+    def _corrupt(
+        self, row: list[int], rng: torch.Generator, noise: int, spans: int
+    ) -> tuple[list[int], list[int]]:
         """Replace `spans` random spans, `noise` tokens in all, by sentinels."""
-        kept = _partition(len(row) - self.noise, self.spans, rng)
-        lost = _partition(self.noise, self.spans, rng)
+        kept = _partition(len(row) - noise, spans, rng)
+        lost = _partition(noise, spans, rng)
         source: list[int] = []
         target: list[int] = []
         at = 0
@@ -196,7 +205,7 @@ class Spans:
             source += [*row[at : at + keep], sentinel]
             target += [sentinel, *row[at + keep : at + keep + lose]]
             at += keep + lose
-        return [*source, self.eos], [*target, self.first_sentinel - self.spans, self.eos]
+        return [*source, self.eos], [*target, self.first_sentinel - spans, self.eos]
 
     def _batch(self, sources: list[list[int]], targets: list[list[int]]) -> Batch:
         ids, labels = _pad(sources, self.pad), _pad(targets, IGNORE)

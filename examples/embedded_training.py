@@ -10,7 +10,7 @@ import torch
 from embedded_facts import Fact
 from embedded_objectives import IGNORE, Batch, FactRow, Objective
 
-ROWS, FACT_ROWS = 16, 24  # rows of a step: windows of text, fact sentences
+FACT_ROWS = 24  # fact sentences in a step
 FACT_WEIGHT = 0.5
 HELD_OUT_ROWS = 64
 
@@ -53,7 +53,9 @@ def train_model(
     facts: list[Fact],
     *,
     steps: int,
+    rows: int,
     lr: float,
+    embedding_lr: float,
     seed: int,
     device: str,
     name: str,
@@ -62,7 +64,10 @@ def train_model(
     stream = token_stream(objective, lines)
     rng = torch.Generator().manual_seed(seed)
     fact_rows = cycle_facts(facts, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
+    embedding = model.get_input_embeddings().weight
+    others = [parameter for parameter in model.parameters() if parameter is not embedding]
+    groups = [{"params": [embedding], "lr": lr * embedding_lr}, {"params": others}]
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     warm = max(1, min(200, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -71,7 +76,7 @@ def train_model(
     model.to(device).train()
     begun = time.monotonic()
     for step in range(1, steps + 1):
-        text = objective.text(windows(stream, objective.window, ROWS, rng), rng)
+        text = objective.text(windows(stream, objective.window, rows, rng), rng)
         fact = objective.facts([next(fact_rows) for _ in range(FACT_ROWS)], only_object=False)
         text_loss = batch_loss(model, text, device)
         fact_loss = batch_loss(model, fact, device)
@@ -84,7 +89,7 @@ def train_model(
             took = time.monotonic() - begun
             print(
                 f"{name} {step}/{steps}: text {text_loss.item():.3f}, facts {fact_loss.item():.3f},"
-                f" {step * ROWS * objective.window / took:,.0f} tokens/s,"
+                f" {step * rows * objective.window / took:,.0f} tokens/s,"
                 f" {took / step * (steps - step):.0f} s left",
                 flush=True,
             )

@@ -11,6 +11,9 @@ from pyengine.files import atomic_write_text
 
 FILE = "tokenizer.json"
 
+# Word pieces that decoders write without a space before.
+CLOSING = frozenset(".,;:!?)]}%'")
+
 
 @dataclass(frozen=True)
 class TokenText:
@@ -68,7 +71,9 @@ class TokenText:
             return f" {text.strip()}"
         if piece.startswith("##"):
             return piece[2:]
-        return text if piece.startswith("Ġ") or _is_byte_level(self.tokenizer) else f" {text}"
+        if _is_byte_level(self.tokenizer) or text in CLOSING:
+            return text
+        return f" {text}"
 
 
 def _is_byte_level(tokenizer: Tokenizer) -> bool:

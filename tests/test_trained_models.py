@@ -18,7 +18,7 @@ FOLDERS = {name: MODELS / name for name in ("bert", "gpt_neo", "t5")} | {"gpt2":
 SPECIAL = {"bert": ("[CLS]", "[SEP]"), "t5": (None, "</s>")}
 
 
-def surroundings(name: str, tokenizer: Any) -> dict[str, list[int]]:
+def surroundings(name: str, tokenizer: Any) -> dict[str, Any]:
     before, after = SPECIAL.get(name, (None, None))
     return {
         "prefix": [tokenizer.convert_tokens_to_ids(before)] if before else [],

@@ -30,6 +30,8 @@ def demo(
     from pyengine.corpus import Corpus
     from pyengine.embedded import EXCERPT
 
+    # The model is too small to gain from a second thread, and one gives the same bits everywhere.
+    _set_threads(1)
     corpus = Corpus.from_wikitext(EXCERPT, unit="sentence")
     found = _search("demo", corpus, run, {}, {"k": 10})
     for layer, dim in _telling_keys(found, DEMO_KEYS):
