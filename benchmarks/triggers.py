@@ -27,20 +27,26 @@ from pyengine.store import TokenStore, tokenize
 from pyengine.throughput import Ways, measure
 
 MFLOP_PER_TOKEN = {"gpt2": 172, "bert": 175}
+TINY = {
+    "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2},
+    "bert": {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 256,
+    },
+}
 
 
 def random_model(family: str, vocab: int, tiny: bool = False) -> pyengine.Model:
     """Build a random model of GPT-2 small's or BERT-base's size (or a tiny one)."""
     torch.manual_seed(0)
+    sizes: dict[str, Any] = TINY[family] if tiny else {}
     hf: Any
-    sizes: dict[str, Any]
     if family == "gpt2":
-        sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2} if tiny else {}
-        ends = {"bos_token_id": 0, "eos_token_id": 0}
-        hf = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=vocab, **ends, **sizes))
+        config = transformers.GPT2Config(vocab_size=vocab, bos_token_id=0, eos_token_id=0, **sizes)
+        hf = transformers.GPT2LMHeadModel(config)
     else:
-        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-        sizes = sizes | {"intermediate_size": 256} if tiny else {}
         hf = transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=vocab, **sizes))
     return pyengine.load((hf.eval(), None))
 

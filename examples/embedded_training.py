@@ -66,7 +66,10 @@ def train_model(
     fact_rows = cycle_facts(facts, seed)
     embedding = model.get_input_embeddings().weight
     others = [parameter for parameter in model.parameters() if parameter is not embedding]
-    groups = [{"params": [embedding], "lr": lr * embedding_lr}, {"params": others}]
+    groups: list[dict[str, Any]] = [
+        {"params": [embedding], "lr": lr * embedding_lr},
+        {"params": others},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     warm = max(1, min(200, steps // 10))
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -93,8 +93,7 @@ def triggers(
         "long": long,
         "detokenize": not raw,
     }
-    read = _dataset if format == "dataset" else _file
-    units = read(corpus, format, field, config, split, options_of_text)
+    units = _corpus(corpus, format, field, config, split, options_of_text)
     load_settings = {
         "device": device,
         "dtype": dtype,
@@ -128,24 +127,18 @@ def triggers(
         err.print(f"shard {shard} is done; merge with: pyengine merge RUN_1 RUN_2 … --out RUN")
 
 
-def _file(
-    path: str, format: str, field: str, config: str | None, split: str, text: dict[str, Any]
+def _corpus(
+    source: str, format: str, field: str, config: str | None, split: str, text: dict[str, Any]
 ) -> "Corpus":
+    """Describe the corpus; token files have units of their own."""
     from pyengine.corpus import Corpus
 
-    if Path(path.removesuffix(".gz")).suffix in (".npy", ".safetensors") and format == "auto":
-        format = "tokens"
-    if format == "tokens":
-        text = text | {"unit": None}
-    return Corpus.from_path(path, format=format, field=field, **text)
-
-
-def _dataset(
-    name: str, format: str, field: str, config: str | None, split: str, text: dict[str, Any]
-) -> "Corpus":
-    from pyengine.corpus import Corpus
-
-    return Corpus.from_dataset(name, config, split=split, field=field, **text)
+    if format == "dataset":
+        return Corpus.from_dataset(source, config, split=split, field=field, **text)
+    token_file = Path(source.removesuffix(".gz")).suffix in (".npy", ".safetensors")
+    if format == "tokens" or (format == "auto" and token_file):
+        return Corpus.from_path(source, format="tokens", **text | {"unit": None})
+    return Corpus.from_path(source, format=format, field=field, **text)
 
 
 def _search(
