@@ -129,7 +129,7 @@ class Ways:
     def _pyengine(self) -> object:
         search = self._search()
         search.run(lambda: None, None)
-        return search.topk.compute()
+        return search.topk.entries("max")
 
     @torch.inference_mode()
     def _forward(self, batches: list[Batch]) -> None:

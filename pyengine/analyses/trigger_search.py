@@ -140,9 +140,9 @@ class TriggerSearch:
         heaps = {}
         for direction in ("max", "min"):
             if self.settings.sign in (direction, "both"):
-                best = self.topk.compute(direction)
-                ids = torch.where(best.ids >= 0, best.ids + self.plan.base, -1)
-                heaps[direction] = Heaps(best.scores.numpy(), ids.numpy())
+                scores, ids = self.topk.entries(direction)
+                ids = torch.where(ids >= 0, ids + self.plan.base, -1)
+                heaps[direction] = Heaps(scores.numpy(), ids.numpy())
         table = None
         if complete:
             found = np.concatenate([heap.ids.ravel() for heap in heaps.values()])

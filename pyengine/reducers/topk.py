@@ -1,6 +1,6 @@
 """StreamingTopK: the k highest (or lowest) activations of every key, over any stream."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,11 +18,13 @@ class TopK(NamedTuple):
 
     Attributes:
         scores: float32 [n_keys, k]; NaN where fewer than k exist.
-        ids: int64 [n_keys, k]; -1 where fewer than k exist.
+        units: int64 [n_keys, k]; -1 where fewer than k exist.
+        positions: int32 [n_keys, k]; -1 where fewer than k exist.
     """
 
     scores: Tensor
-    ids: Tensor
+    units: Tensor
+    positions: Tensor
 
 
 class StreamingTopK:
@@ -43,6 +45,7 @@ class StreamingTopK:
         per: `unit` (each unit competes with its best position, ties: the earliest) or `token`.
         sign: `max`, `min` or `both`.
         floor: only scores strictly above it compete; for minima, only those strictly below -floor.
+        exclude: token ids that never compete, for `update(..., token_ids=...)`.
         device: where the heaps live; the activations must be there too.
 
     Raises:
@@ -58,6 +61,7 @@ class StreamingTopK:
         per: str = "unit",
         sign: str = "max",
         floor: float | None = None,
+        exclude: Sequence[int] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         if not 1 <= k <= MAX_K:
@@ -75,17 +79,25 @@ class StreamingTopK:
             s: ops.TopKState(n_keys, k, device=device, floor=floor, per_unit=per == "unit")
             for s in self.signs
         }
+        self._exclude = torch.tensor(list(exclude), dtype=torch.int64)
         self._seen = 0
 
     def update(
-        self, acts: Tensor, unit_ids: Tensor, mask: Tensor | None = None, first_position: int = 0
+        self,
+        acts: Tensor,
+        unit_ids: Tensor,
+        mask: Tensor | None = None,
+        token_ids: Tensor | None = None,
+        *,
+        first_position: int = 0,
     ) -> None:
         """Fold a batch in.
 
         Args:
             acts: [B, T, n_keys], float32, float16 or bfloat16; NaN never competes.
             unit_ids: int64 [B]; a unit must not span two calls when `per="unit"`.
-            mask: bool [B, T]; False never competes. None: all compete.
+            mask: [B, T], bool or 0 and 1; False never competes. None: all compete.
+            token_ids: int64 [B, T]; needed to leave out the tokens of `exclude`.
             first_position: the position within its unit of the first column of `acts`.
 
         Raises:
@@ -95,8 +107,12 @@ class StreamingTopK:
             raise ValueError(f"acts must be [B, T, {self.n_keys}], got {tuple(acts.shape)}")
         if unit_ids.shape != acts.shape[:1]:
             raise ValueError(f"unit_ids must be [{acts.shape[0]}], got {tuple(unit_ids.shape)}")
-        if mask is not None and mask.shape != acts.shape[:2]:
-            raise ValueError(f"mask must be {tuple(acts.shape[:2])}, got {tuple(mask.shape)}")
+        for name, tensor in (("mask", mask), ("token_ids", token_ids)):
+            if tensor is not None and tensor.shape != acts.shape[:2]:
+                shape = tuple(tensor.shape)
+                raise ValueError(f"{name} must be {tuple(acts.shape[:2])}, got {shape}")
+        if len(self._exclude) and token_ids is None:
+            raise ValueError("exclude needs token_ids, to know which positions to leave out")
         last = first_position + acts.shape[1]
         if last > self.max_positions:
             raise ValueError(f"position {last - 1} is beyond max_positions={self.max_positions}")
@@ -105,7 +121,9 @@ class StreamingTopK:
         if ids.numel() and (int(ids.max()) >= MAX_IDS or int(ids.min()) < 0):
             raise ValueError("unit * max_positions + position must be from 0 to 2**32 - 2")
         if mask is not None:
-            ids = torch.where(mask.to(ids.device), ids, -1)
+            ids = torch.where(mask.to(ids.device, torch.bool), ids, -1)
+        if token_ids is not None:
+            ids = torch.where(torch.isin(token_ids, self._exclude.to(token_ids.device)), -1, ids)
         rows = ops.Rows(ids)
         captured = ops.ffn_capture(acts, rows, act="identity", signs=self.signs)
         self.fold(captured, rows, seen=self._seen)
@@ -206,8 +224,19 @@ class StreamingTopK:
         for sign, top in snapshot.items():
             self._states[sign].load(top)
 
-    def compute(self, sign: str = "max") -> TopK:
-        """Return the entries of one direction, on the CPU.
+    def compute(self, sign: str | None = None) -> TopK:
+        """Return the entries of one direction (needed only after sign="both"), on the CPU.
+
+        Raises:
+            ValueError: if this direction was not kept.
+        """
+        scores, ids = self.entries(sign or ("min" if self.sign == "min" else "max"))
+        units = torch.where(ids >= 0, ids // self.max_positions, -1)
+        positions = torch.where(ids >= 0, ids % self.max_positions, -1)
+        return TopK(scores, units, positions.to(torch.int32))
+
+    def entries(self, sign: str) -> tuple[Tensor, Tensor]:
+        """Return (scores float32, packed ids int64), each [n_keys, k], on the CPU.
 
         Raises:
             ValueError: if this direction was not kept.
@@ -216,13 +245,7 @@ class StreamingTopK:
         if sign == "both" or direction not in self._states:
             raise ValueError(f"this reducer keeps sign={self.sign!r}, not {sign!r}")
         scores, ids = ops.unpack(self._states[direction].top.cpu())
-        return TopK(scores * direction + 0.0, ids)  # -0.0 counts as +0.0
-
-    def units(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Split packed ids into (unit int64, position int32); -1 stays -1 in both."""
-        unit = torch.where(ids >= 0, ids // self.max_positions, -1)
-        position = torch.where(ids >= 0, ids % self.max_positions, -1)
-        return unit, position.to(torch.int32)
+        return scores * direction + 0.0, ids  # -0.0 counts as +0.0
 
     def _settings(self) -> tuple[int, int, int, str, str]:
         return self.k, self.n_keys, self.max_positions, self.per, self.sign
