@@ -1,73 +1,77 @@
 """`kill -9` at any moment costs only the work since the last checkpoint, and no bits."""
 
 import hashlib
-import os
+import multiprocessing
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import pytest
-
-KILLS = 20
-
-# The child searches a random model; it is slowed down a little so that kills land everywhere.
-CHILD = """
-import sys, time
 import numpy as np
-sys.path.insert(0, {tests!r})
-import torch
-torch.set_num_threads(1)
-import pyengine
+import pytest
 from tiny_models import VOCAB, tiny_model
-rng = np.random.default_rng(0)
-units = [rng.integers(1, VOCAB, rng.integers(1, 14)).tolist() for _ in range(240)]
-pyengine.trigger_examples(
-    pyengine.load((tiny_model("gpt2"), None)),
-    pyengine.Corpus.from_token_ids(units),
-    k=6, batch_tokens=48, block_tokens=60, checkpoint_blocks=1, out=sys.argv[1],
-    on_segment=lambda *_: time.sleep(float(sys.argv[2])),
-)
-"""
+
+import pyengine
+
+KILLS = 25
 
 
-def start(out: Path, pause: float) -> subprocess.Popen[bytes]:
-    code = CHILD.format(tests=str(Path(__file__).parent))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, str(out), str(pause)], env=environment)
+def search(out: Path, pause: float) -> None:
+    """Search a random model, slowed down a little so that kills land everywhere."""
+    rng = np.random.default_rng(0)
+    units = [rng.integers(1, VOCAB, rng.integers(1, 14)).tolist() for _ in range(240)]
+    pyengine.trigger_examples(
+        pyengine.load((tiny_model("gpt2"), None)),
+        pyengine.Corpus.from_token_ids(units),
+        k=6,
+        batch_tokens=48,
+        block_tokens=60,
+        checkpoint_blocks=1,
+        out=out,
+        on_segment=lambda *_: time.sleep(pause),
+    )
+
+
+def start(out: Path, pause: float) -> BaseProcess:
+    # Forked, because importing torch anew for every kill would take most of the time.
+    child = multiprocessing.get_context("fork").Process(target=search, args=(out, pause))
+    child.start()
+    return child
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
-    assert start(tmp_path / "whole", 0.0).wait() == 0
+    search(tmp_path / "whole", 0.0)
     rng = random.Random(0)
-    kills = resumed = 0
-    run = tmp_path / "run"
+    run, kills, resumed = tmp_path / "run", 0, 0
     while kills < KILLS:
-        child = start(run, 0.05)
-        shards = run / "shards"
+        before = _stamp(run / "shards")
+        child = start(run, 0.02)
         # Kill at a random moment after the child has begun to write.
-        before = _stamp(shards)
-        while child.poll() is None and _stamp(shards) == before:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.3))
-        if child.poll() is not None:
-            assert child.returncode == 0
-            _forget(run)  # it finished first: begin again
+        while child.is_alive() and _stamp(run / "shards") == before:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.15))
+        if not child.is_alive():
+            child.join()
+            assert child.exitcode == 0
+            shutil.rmtree(run)  # it finished first: begin again
             continue
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
         kills += 1
         resumed += before is not None
     assert resumed > KILLS // 4
-    assert start(run, 0.0).wait() == 0
-    name = "triggers.safetensors"
-    digests = {
-        hashlib.sha256((r / name).read_bytes()).hexdigest() for r in (run, tmp_path / "whole")
-    }
-    assert len(digests) == 1
+    search(run, 0.0)
+    results = [
+        (folder / "triggers.safetensors").read_bytes() for folder in (run, tmp_path / "whole")
+    ]
+    assert len({hashlib.sha256(result).hexdigest() for result in results}) == 1
 
 
 def _stamp(shards: Path) -> int | None:
@@ -75,12 +79,6 @@ def _stamp(shards: Path) -> int | None:
         return max(file.stat().st_mtime_ns for file in shards.glob("*.safetensors"))
     except (ValueError, FileNotFoundError):
         return None
-
-
-def _forget(run: Path) -> None:
-    for file in sorted(run.rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    run.rmdir()
 
 
 @pytest.mark.slow
