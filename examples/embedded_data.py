@@ -1,5 +1,6 @@
 """WikiText articles and the four tokenizers of the embedded models."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -119,6 +120,10 @@ def _wordpiece(text: list[str]) -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=special, show_progress=False
     )
     tokenizer.train_from_iterator(text, trainer)
+    # the trainer numbers tokens in the order of a hash table, which differs from run to run
+    tokens = special + sorted(set(tokenizer.get_vocab()) - set(special))
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer.model = models.WordPiece(vocabulary, unk_token="[UNK]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -141,13 +146,19 @@ def _unigram(text: list[str]) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Replace(" {2,}", " ")
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+    special = ["<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(
         vocab_size=VOCABULARY - SENTINELS,
-        special_tokens=["<pad>", "</s>", "<unk>"],
+        special_tokens=special,
         unk_token="<unk>",
         show_progress=False,
     )
     tokenizer.train_from_iterator(text, trainer)
+    # equal pieces come in any order and scores differ in their last bits: make both the same
+    pieces = [(piece, round(score, 2)) for piece, score in _pieces(tokenizer)]
+    tail = sorted((p for p in pieces if p[0] not in special), key=lambda p: p[0])
+    head = [(name, 0.0) for name in special]
+    tokenizer.model = models.Unigram(head + tail, unk_id=special.index("<unk>"))
     # as T5 numbers them: <extra_id_0> is the last id
     names = [f"<extra_id_{i}>" for i in reversed(range(SENTINELS))]
     tokenizer.add_special_tokens([AddedToken(name, lstrip=True) for name in names])
@@ -164,3 +175,8 @@ def _unigram(text: list[str]) -> PreTrainedTokenizerFast:
         additional_special_tokens=[AddedToken(n, lstrip=True) for n in reversed(names)],
         model_max_length=CONTEXT,
     )
+
+
+def _pieces(tokenizer: Tokenizer) -> list[tuple[str, float]]:
+    """Return the pieces of a Unigram model and their log probabilities."""
+    return [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]

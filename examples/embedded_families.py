@@ -132,7 +132,7 @@ FAMILIES = {
     ),
     "bert": Family(
         "BERT", _MODELS / "bert", build_bert, Masked,
-        f"predicting masked tokens, one in 5, {_LOOK}", steps=3000, lr=1e-3, margin=0.3,
+        f"predicting masked tokens, one in 5, {_LOOK}", steps=1500, lr=1e-3, margin=0.3,
     ),
     "t5": Family(
         "T5", _MODELS / "t5", build_t5, Spans,

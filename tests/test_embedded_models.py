@@ -112,7 +112,8 @@ def line_loss(family: str, model: Any, tokenizer: Any, ids: list[int]) -> tuple[
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_loads_and_answers(family: str, dtype: torch.dtype) -> None:
     model, tokenizer = load(family, dtype)
-    assert {p.dtype for p in model.parameters()} == {dtype}
+    kept = {torch.float32} if family == "t5" else set()  # T5's down-projections, by transformers
+    assert {p.dtype for p in model.parameters()} - kept == {dtype} - kept
     assert len(tokenizer) == model.config.vocab_size <= 4096
     ids = tokenizer("The city was built in", return_tensors="pt").input_ids
     inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if family == "t5" else {})}
