@@ -13,6 +13,7 @@ import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from pyengine.store import TokenStore, tokenize
 from pyengine.throughput import Ways, measure
 
 MFLOP_PER_TOKEN = {"gpt2": 172, "bert": 175}
+WAYS = ["forward", "hooks + topk", "arrival order", "pyengine"]
 TINY = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 2},
     "bert": {
@@ -66,7 +68,7 @@ def throughput(arguments: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, Any] = {**sizes, "k": arguments.k}
     for family in arguments.families:
         ways = Ways(random_model(family, vocab), store, arguments.k, arguments.batch_tokens)
-        timings = measure(ways, arguments.rounds)
+        timings = measure(ways, arguments.rounds, chosen=arguments.ways)
         print(f"\n{family}: {store.n_tokens:,} tokens, padding {ways.padding:.3f}")
         print(f"{'way':16s}{'tokens/s':>10s}{'CPU s':>9s}{'ratio':>8s}{'GFLOP/s':>9s}")
         for t in timings:
@@ -84,10 +86,19 @@ def peak_memory(n_units: int) -> int:
 
 
 def _search_many(n_units: int) -> None:
-    base = sentences(1000)
-    units = [base.unit_tokens(i % base.n_units)[:16].tolist() for i in range(n_units)]
-    model = random_model("gpt2", int(base.tokens.max()) + 1, tiny=True)
-    pyengine.trigger_examples(model, pyengine.Corpus.from_token_ids(units), k=50)
+    """Search a file of `n_units` short lines from the text to the run directory."""
+    demo = pyengine.load("demo")
+    words = EXCERPT.read_text(encoding="utf-8").split()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "corpus.txt"
+        with path.open("w", encoding="utf-8") as stream:
+            for i in range(n_units):
+                at = i * 7 % (len(words) - 8)
+                stream.write(" ".join(words[at : at + 8]) + "\n")
+        model = random_model("gpt2", demo.vocab_size, tiny=True)
+        corpus = pyengine.Corpus.from_text_file(path, unit="line")
+        model = pyengine.load((model.hf, demo.tokenizer))
+        pyengine.trigger_examples(model, corpus, out=Path(folder) / "run", cache_dir=folder)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
@@ -100,6 +111,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="which to time")
     parser.add_argument("--memory", action="store_true", help="measure memory, not time")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     arguments = parser.parse_args(argv)
@@ -114,7 +126,7 @@ def main(argv: list[str]) -> None:
         print(f"wrote {write_result(arguments.save, figures, command)}")
 
 
-@pytest.mark.parametrize("way", ["forward", "hooks + topk", "arrival order", "pyengine"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_throughput(benchmark: Any, family: str, way: str) -> None:
     store = sentences(60)

@@ -11,7 +11,7 @@ Four ways over the same units, timed in turn, several rounds, medians:
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -176,9 +176,18 @@ class Ways:
         return [best[layer] for layer in sorted(best)]
 
 
-def measure(ways: Ways, rounds: int, report: Callable[[str], None] | None = None) -> list[Timing]:
-    """Time every way in turn, `rounds` times after one unmeasured round, and take medians."""
-    runs = ways.all()
+def measure(
+    ways: Ways,
+    rounds: int,
+    report: Callable[[str], None] | None = None,
+    *,
+    chosen: Sequence[str] | None = None,
+) -> list[Timing]:
+    """Time every (chosen) way in turn, `rounds` times after an unmeasured round; take medians.
+
+    Ratios are to the first of them.
+    """
+    runs = {name: run for name, run in ways.all().items() if chosen is None or name in chosen}
     walls: dict[str, list[float]] = {name: [] for name in runs}
     cpus: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
