@@ -182,15 +182,16 @@ def measure(
     report: Callable[[str], None] | None = None,
     *,
     chosen: Sequence[str] | None = None,
+    warm_up: bool = True,
 ) -> list[Timing]:
-    """Time every (chosen) way in turn, `rounds` times after an unmeasured round; take medians.
+    """Time every (chosen) way in turn, `rounds` times, and take medians.
 
-    Ratios are to the first of them.
+    Ratios are to the first of them. `warm_up` runs an unmeasured round before.
     """
     runs = {name: run for name, run in ways.all().items() if chosen is None or name in chosen}
     walls: dict[str, list[float]] = {name: [] for name in runs}
     cpus: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for name, run in runs.items():
             wall, cpu = _timed(run, ways.model.device)
             if report is not None:

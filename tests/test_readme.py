@@ -1,5 +1,6 @@
 """The README tells the truth: its Python runs, its commands and options exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def test_commands_and_options_exist() -> None:
         options = {o for parameter in known[name].params for o in parameter.opts}
         for option in re.findall(r"(?<!\S)--[\w-]+", rest):
             assert option in options, f"pyengine {name} {option}"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_the_speed_table_quotes_the_results_files(family: str) -> None:
+    path = ROOT / "benchmarks" / "results" / f"cpu-triggers-{family}.json"
+    result = json.loads(path.read_text())
+    assert result["machine"]["cpu"] in README
+    found = result["figures"][family]
+    for way in ("forward", "pyengine"):
+        quoted = f"{found[way]['tokens_per_s']:,.0f} tokens/s ({found[way]['ratio']:.2f} ×)"
+        assert quoted in README, f"{path.name} says {quoted}"
 
 
 def test_no_placeholder_is_left() -> None:
