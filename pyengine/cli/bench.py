@@ -21,7 +21,7 @@ def bench(
     text: Annotated[
         Path, typer.Option("--corpus", help="File to read; default: the embedded excerpt.")
     ] = EXCERPT,
-    units: Annotated[int, typer.Option(help="Sentences to read.")] = 200,
+    units: Annotated[int, typer.Option(help="Sentences to read.")] = 150,
     k: Annotated[int, typer.Option(help="Examples per key.")] = 50,
     rounds: Annotated[
         int, typer.Option(help="Rounds; from 2 on after an unmeasured one, and medians.")
