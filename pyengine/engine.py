@@ -175,7 +175,9 @@ class Pass:
         plan, model = self.plan, self.model
         special = model.special_tokens(plan.bos) if plan.store.adds_special else None
         units = (int(plan.boundaries[block]), int(plan.boundaries[block + 1]))
-        both = any(model.layers[i].stack.causal for i in self.layers)
+        needs_decoder = model.family.encoder_decoder and any(
+            model.layers[index].stack.causal for index in self.layers
+        )
         for batch in form_batches(
             plan.store,
             units,
@@ -186,7 +188,6 @@ class Pass:
             pad_id=model.pad_id,
             starts=plan.starts,
         ):
-            needs_decoder = model.family.encoder_decoder and both
             yield batch, batch.shifted(model.decoder_start_id) if needs_decoder else None
 
     def _fold(self, segment: Segment) -> None:

@@ -132,9 +132,9 @@ class Model:
         return None if self.tokenizer is None else tokenizer_hash(self.tokenizer)
 
 
-def model_hash(hf: nn.Module) -> str:
+def model_hash(hf: PreTrainedModel) -> str:
     """Return the SHA-256 of a model's configuration, parameters and buffers (tied ones once)."""
-    config = {k: v for k, v in hf.config.to_diff_dict().items() if k not in _VOLATILE}  # type: ignore[union-attr, operator]
+    config = {k: v for k, v in hf.config.to_diff_dict().items() if k not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     tensors = dict(hf.named_parameters()) | dict(hf.named_buffers())
     for name, tensor in sorted(tensors.items()):
