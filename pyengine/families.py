@@ -71,6 +71,8 @@ class Family:
         activation_name: configuration attribute that names the non-linearity.
         max_positions: configuration attribute of the longest input.
         auto_class: the `transformers` class that loads the model with its output head.
+        unembedding: the output embedding, from the whole model.
+        head_transform: what the output head does before the unembedding, from the whole model.
     """
 
     model_type: str
@@ -79,6 +81,8 @@ class Family:
     activation_name: str
     max_positions: str
     auto_class: str
+    unembedding: str = "lm_head"
+    head_transform: str | None = None
 
     @property
     def causal(self) -> bool:
@@ -159,6 +163,8 @@ FAMILIES = {
             activation_name="hidden_act",
             max_positions="max_position_embeddings",
             auto_class="AutoModelForMaskedLM",
+            unembedding="cls.predictions.decoder",
+            head_transform="cls.predictions.transform",
         ),
         Family(
             "t5",

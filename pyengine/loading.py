@@ -16,12 +16,14 @@ from pyengine.errors import PyengineError
 from pyengine.families import FAMILIES, Family, body_of, family_of
 from pyengine.models import Model
 
-# tf32 keeps float32 tensors and only allows the GPU to round the inputs of its products.
+# tf32 keeps float32 tensors and only allows the GPU to round the inputs of its products;
+# float64 is for checking numbers: the search for trigger examples does not take it.
 DTYPES = {
     "float32": torch.float32,
     "tf32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "float64": torch.float64,
 }
 
 
@@ -41,7 +43,8 @@ def load(
             `(hf_model, tokenizer)` already in memory; the tokenizer may be None.
         device: `auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`. Objects stay where
             they are: `auto` or their own device.
-        dtype: `float32` (default, canonical), `tf32`, `bfloat16` or `float16`. Objects keep theirs.
+        dtype: `float32` (default, canonical), `tf32`, `bfloat16`, `float16`, or `float64` (for
+            checking readouts; not for trigger examples). Objects keep theirs.
         revision: branch, tag or commit of a hub model.
         attn_implementation: passed on to transformers; None takes its default.
         trust_remote_code: run code that comes with a hub model. Never on by itself.
@@ -121,7 +124,8 @@ def _load_pretrained(
         raise _unloadable(name, error) from error
     _check_complete(name, hf, info)
     tokenizer = _load_tokenizer(name, path, options)
-    return Model(hf.eval().to(target), tokenizer, family, name, revision, dtype)
+    absent = tuple(sorted(info.get("missing_keys", ())))
+    return Model(hf.eval().to(target), tokenizer, family, name, revision, dtype, absent)
 
 
 @contextlib.contextmanager

@@ -30,18 +30,16 @@ def describe(
     question: Mapping[str, Any],
     numerics: Mapping[str, Any],
     model: Model,
-    store: TokenStore,
-    source: str,
+    corpus: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the manifest of a run that is about to start.
 
     Args:
-        analysis: the kind of run (`triggers`).
+        analysis: the kind of run (`triggers`, ...).
         question: the settings that define the result mathematically.
         numerics: the settings that only move its last bits; library versions are added.
         model: hashed here, parameters and tokenizer.
-        store: the tokenised corpus.
-        source: the corpus in words, for display.
+        corpus: from `describe_corpus`, or what the run read instead.
     """
     return {
         "format": FORMAT,
@@ -49,23 +47,33 @@ def describe(
         "status": "incomplete",
         "question": dict(question),
         "numerics": {**numerics, **_environment(model)},
-        "model": {
-            "name": model.name,
-            "revision": model.revision,
-            "family": model.family.model_type,
-            "n_layers": model.n_layers,
-            "d_ff": model.d_ff,
-            "sha256": model.fingerprint,
-            "tokenizer_sha256": model.tokenizer_fingerprint,
-        },
-        "corpus": {
-            "source": source,
-            "sha256": store.content_hash,
-            "n_units": store.n_units,
-            "n_tokens": store.n_tokens,
-            "split_units": store.report.split_units,
-            "dropped_units": store.report.dropped_units,
-        },
+        "model": describe_model(model),
+        "corpus": dict(corpus),
+    }
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Return the manifest's section on the model."""
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "family": model.family.model_type,
+        "n_layers": model.n_layers,
+        "d_ff": model.d_ff,
+        "sha256": model.fingerprint,
+        "tokenizer_sha256": model.tokenizer_fingerprint,
+    }
+
+
+def describe_corpus(store: TokenStore, source: str) -> dict[str, Any]:
+    """Return the manifest's section on a tokenised corpus; `source` is for display."""
+    return {
+        "source": source,
+        "sha256": store.content_hash,
+        "n_units": store.n_units,
+        "n_tokens": store.n_tokens,
+        "split_units": store.report.split_units,
+        "dropped_units": store.report.dropped_units,
     }
 
 

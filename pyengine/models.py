@@ -44,7 +44,9 @@ class Model:
         family: the row of `pyengine.families.FAMILIES`.
         name: the hub name, folder or class name that it came from.
         revision: the hub revision asked for, if any.
-        dtype: one of `float32`, `tf32`, `bfloat16`, `float16`.
+        dtype: one of `float32`, `tf32`, `bfloat16`, `float16`, `float64`.
+        absent: weights outside the body that the checkpoint lacks (an output head); they are
+            random, so that nothing may be read out through them.
     """
 
     hf: PreTrainedModel
@@ -53,6 +55,7 @@ class Model:
     name: str
     revision: str | None
     dtype: str
+    absent: tuple[str, ...] = ()
 
     @property
     def config(self) -> Any:
@@ -80,6 +83,12 @@ class Model:
     def d_ff(self) -> int:
         value: Any = self.layers[0].module(self.body, self.layers[0].stack.value)
         return int(getattr(value, "in_features", None) or value.weight.shape[0])
+
+    def values(self, layer: int) -> torch.Tensor:
+        """Return the value vectors of a layer, [d_ff, d_model], one row each; shares memory."""
+        module: Any = self.layers[layer].module(self.body, self.layers[layer].stack.value)
+        weight: torch.Tensor = module.weight.detach()
+        return weight if type(module).__name__ == "Conv1D" else weight.t()
 
     @property
     def vocab_size(self) -> int:

@@ -61,3 +61,27 @@ def best_distinct(keys: Tensor, k: int) -> Tensor:
     rows = [sorted(set(row) - {EMPTY}, reverse=True)[:k] for row in keys.tolist()]
     filled = [row + [EMPTY] * (k - len(row)) for row in rows]
     return torch.tensor(filled, dtype=torch.int64, device=keys.device).view(len(filled), k)
+
+
+def vocab_project(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    m: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the fields of `ops.Projection` from one full matrix of float64 logits."""
+    logits = x.double() @ weight.double().t()
+    if bias is not None:
+        logits = logits + bias.double()
+    order = logits.sort(dim=1, descending=True, stable=True).indices  # stable: the lower id first
+    best = order[:, :m]
+    lowest = logits.sort(dim=1, stable=True).indices[:, 0]
+    lse = logits.logsumexp(1)
+    p = (logits - lse[:, None]).exp()
+    entropy = -torch.where(p > 0, p * (logits - lse[:, None]), 0.0).sum(1)
+    known = targets >= 0
+    at = targets.clamp(min=0)
+    target_logits = torch.where(known, logits.gather(1, at), math.nan)
+    ranks = torch.where(known, order.argsort(1).gather(1, at), -1)
+    return logits.gather(1, best), best, lse, entropy, target_logits, ranks, lowest

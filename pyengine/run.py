@@ -4,11 +4,10 @@ import contextlib
 import fcntl
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from pyengine.errors import PyengineError
 from pyengine.files import sha256_file
@@ -19,13 +18,14 @@ from pyengine.manifest import (
     write_manifest,
     write_provenance,
 )
-from pyengine.shards import FOLDER, load_tensors, save_tensors, shard_path
-from pyengine.token_text import TokenText
+from pyengine.shards import FOLDER, shard_path
 
-if TYPE_CHECKING:
-    from pyengine.analyses.trigger_result import TriggerExamples
-
-RESULT = "triggers.safetensors"
+# What a complete run of each analysis opens as: a class with `open(folder, manifest)`.
+_RESULTS = {
+    "triggers": ("pyengine.analyses.trigger_result", "TriggerExamples"),
+    "agreement": ("pyengine.analyses.agreement_result", "Agreement"),
+    "predictions": ("pyengine.analyses.prediction_result", "Predictions"),
+}
 
 
 class RunFolder:
@@ -94,39 +94,36 @@ class RunFolder:
             yield
         file.unlink(missing_ok=True)
 
-    def finish(
-        self,
-        tensors: Mapping[str, np.ndarray],
-        record: Mapping[str, Any],
-        text: TokenText,
-        **provenance: Any,
-    ) -> None:
-        """Write the result, then the manifest that vouches for it, then drop the checkpoints."""
-        save_tensors(self.path / RESULT, tensors, record)
-        names = [name for name in (RESULT, text.save(self.path)) if name is not None]
-        files = {name: sha256_file(self.path / name) for name in names}
-        counters = {name: record[name] for name in ("n_tokens", "n_nan", "exact")}
-        self.manifest |= {"status": "complete", "files": files, "result": counters}
-        seconds = time.time() - self._started
-        write_provenance(
-            self.path, {"seconds": seconds, "n_computed": record["n_computed"], **provenance}
-        )
+    def finish(self, files: Iterable[str], result: Mapping[str, Any], **provenance: Any) -> None:
+        """Write the manifest that vouches for the files, then drop the checkpoints.
+
+        Args:
+            files: names of the result's files in this directory, already written.
+            result: what the manifest says about the result: counters, never times.
+            provenance: what may differ between two runs with the same bits.
+        """
+        sums = {name: sha256_file(self.path / name) for name in files}
+        self.manifest |= {"status": "complete", "files": sums, "result": dict(result)}
+        write_provenance(self.path, {"seconds": time.time() - self._started, **provenance})
         write_manifest(self.path, self.manifest)
         shutil.rmtree(self.path / FOLDER, ignore_errors=True)
 
 
-def open_run(folder: str | Path) -> "TriggerExamples":
+def open_run(folder: str | Path) -> Any:
     """Open a complete run, verifying its checksums.
+
+    Returns:
+        What its analysis gives: a `TriggerExamples`, `Agreement` or `Predictions`.
 
     Raises:
         PyengineError: if it is not a run, is incomplete, or a file is damaged.
     """
-    from pyengine.analyses.trigger_result import TriggerExamples
-
     path = Path(folder)
     manifest = verify(path)
-    tensors, record = load_tensors(path / RESULT)
-    return TriggerExamples.from_tensors(tensors, TokenText.load(path), manifest, record)
+    if manifest["analysis"] not in _RESULTS:
+        raise PyengineError(f"{path} holds an unknown analysis, {manifest['analysis']!r}")
+    module, name = _RESULTS[manifest["analysis"]]
+    return getattr(import_module(module), name).open(path, manifest)
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
@@ -147,63 +144,3 @@ def verify(folder: str | Path) -> dict[str, Any]:
         if sha256_file(path / name) != expected:
             raise PyengineError(f"{path / name} is damaged: it does not match its checksum")
     return manifest
-
-
-def merge_runs(
-    folders: list[str | Path], out: str | Path, *, allow_mixed: bool = False, n_threads: int = 0
-) -> "TriggerExamples":
-    """Merge the shards of one run, found in one or several directories, into a complete run.
-
-    Args:
-        folders: run directories that hold complete shards.
-        out: the run directory to write; may be one of `folders`.
-        allow_mixed: accept shards that differ in numerics (device, threads, versions, dtype);
-            the result is then recorded as not bit-exact.
-        n_threads: 0 takes all cores.
-
-    Raises:
-        PyengineError: if the shards belong to different runs, or do not cover the corpus.
-    """
-    from pyengine.analyses.trigger_result import TriggerExamples
-    from pyengine.shards import merge_shards
-
-    paths = [Path(folder) for folder in folders]
-    manifests = [read_manifest(path) for path in paths]
-    mixed = _check_same_run(paths, manifests, allow_mixed)
-    files = sorted({file.resolve() for path in paths for file in _shard_files(path)})
-    first = manifests[0]
-    merged = merge_shards(
-        files, first["corpus"]["n_units"], sign=first["question"]["sign"], n_threads=n_threads
-    )
-    if mixed:
-        merged.record["exact"] = False
-    text = TokenText.load(paths[0])
-    triggers = TriggerExamples.from_shard(merged, text, _restarted(first))
-    run = RunFolder.begin(Path(out), triggers.manifest)
-    run.finish(triggers.tensors(), triggers.record, text, merged_from=[str(f) for f in files])
-    return open_run(out)
-
-
-def _check_same_run(paths: list[Path], manifests: list[dict[str, Any]], allow_mixed: bool) -> bool:
-    mixed = False
-    for path, manifest in zip(paths[1:], manifests[1:], strict=True):
-        ignore = ("numerics",) if allow_mixed else ()
-        if found := differences(manifests[0], manifest, ignore):
-            raise PyengineError(
-                f"{path} is not a shard of the run in {paths[0]} ({'; '.join(found)})"
-                + ("" if allow_mixed else "; --allow-mixed accepts other numerics")
-            )
-        mixed |= bool(differences(manifests[0], manifest))
-    return mixed
-
-
-def _shard_files(folder: Path) -> list[Path]:
-    found = sorted((folder / FOLDER).glob("*.safetensors"))
-    if not found:
-        raise PyengineError(f"{folder} holds no shards; is it already merged?")
-    return found
-
-
-def _restarted(manifest: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in manifest.items() if k not in ("files", "result")}
-    return {**kept, "status": "incomplete"}

@@ -14,7 +14,8 @@ from tiny_models import VOCAB, tiny_model
 import pyengine
 from pyengine import Corpus, PyengineError, open_run
 from pyengine.analyses.compare import compare
-from pyengine.run import merge_runs, verify
+from pyengine.merge_runs import merge_runs
+from pyengine.run import verify
 from pyengine.shards import load_shard
 
 SETTINGS: dict[str, Any] = {"k": 6, "batch_tokens": 48, "block_tokens": 60}

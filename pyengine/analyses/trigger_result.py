@@ -10,10 +10,11 @@ from torch import Tensor
 
 from pyengine.errors import PyengineError
 from pyengine.run import RunFolder
-from pyengine.shards import Shard
+from pyengine.shards import Shard, load_tensors, save_tensors
 from pyengine.token_text import TokenText
 from pyengine.units import UnitTable
 
+RESULT = "triggers.safetensors"
 COUNTERS = ("n_tokens", "n_computed", "n_nan", "exact")
 
 
@@ -103,8 +104,21 @@ class TriggerExamples:
             PyengineError: if the directory holds another run, or cannot be written.
         """
         run = RunFolder.begin(Path(folder), self.manifest)
-        run.finish(self.tensors(), self.record, self.text)
+        self.write(run)
         return run.path
+
+    def write(self, run: RunFolder, **provenance: Any) -> None:
+        """Write the result into a run directory and complete it."""
+        save_tensors(run.path / RESULT, self.tensors(), self.record)
+        names = [name for name in (RESULT, self.text.save(run.path)) if name is not None]
+        counters = {name: self.record[name] for name in ("n_tokens", "n_nan", "exact")}
+        run.finish(names, counters, n_computed=self.record["n_computed"], **provenance)
+
+    @classmethod
+    def open(cls, folder: Path, manifest: dict[str, Any]) -> "TriggerExamples":
+        """Read what `write` wrote; `pyengine.open_run` calls this after checking the files."""
+        tensors, record = load_tensors(folder / RESULT)
+        return cls.from_tensors(tensors, TokenText.load(folder), manifest, record)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays of `triggers.safetensors`."""

@@ -22,7 +22,7 @@ from pyengine.capture import ACTIVATION_MODES, VALUES
 from pyengine.corpus import Corpus
 from pyengine.engine import Plan, Progress
 from pyengine.errors import PyengineError
-from pyengine.manifest import describe
+from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
 from pyengine.reducers.topk import MAX_K, SIGNS
 from pyengine.run import RunFolder, open_run
@@ -106,7 +106,13 @@ def trigger_examples(
     search = TriggerSearch(model, settings, store, shard)
     text = TokenText.of(model.tokenizer)
     source = corpus.describe() if isinstance(corpus, Corpus) else "token store"
-    manifest = describe("triggers", settings.question(), settings.numerics(), model, store, source)
+    manifest = describe(
+        "triggers",
+        settings.question(),
+        settings.numerics(),
+        model,
+        describe_corpus(store, source),
+    )
     if out is None:
         search.run(lambda: None, on_segment)
         return TriggerExamples.from_shard(search.shard(complete=True), text, manifest)
@@ -118,7 +124,7 @@ def trigger_examples(
         found = run_with_checkpoints(search, run, checkpoint_blocks, on_segment)
         result = TriggerExamples.from_shard(found, text, run.manifest)
         if search.n_shards == 1:
-            run.finish(result.tensors(), result.record, text)
+            result.write(run)
     return result
 
 
@@ -137,6 +143,10 @@ def _chosen(what: str, wanted: Sequence[int] | None, n: int) -> tuple[int, ...] 
 
 
 def _check(settings: Settings, model: Model, shard: tuple[int, int]) -> None:
+    if model.dtype == "float64":
+        raise PyengineError(
+            "trigger examples are ranked in float32; load the model in float32 or less"
+        )
     choices = {
         "per": PER,
         "value": VALUES,

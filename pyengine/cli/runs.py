@@ -55,7 +55,7 @@ def merge(
 
     Example: pyengine merge runs/part-0 runs/part-1 --out runs/whole
     """
-    from pyengine.run import merge_runs
+    from pyengine.merge_runs import merge_runs
 
     found = merge_runs([*runs], run, allow_mixed=allow_mixed, n_threads=threads)
     err.print(f"merged {found.record['n_tokens']:,} tokens → {run}")

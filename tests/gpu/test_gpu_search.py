@@ -55,7 +55,7 @@ def test_the_same_search_gives_the_same_bits(family: str, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("n_shards", [2, 3])
 def test_shards_give_the_same_bits(tmp_path: Any, n_shards: int) -> None:
-    from pyengine.run import merge_runs
+    from pyengine.merge_runs import merge_runs
 
     for index in range(n_shards):
         search("gpt2", "cuda", out=tmp_path / "run", shard=(index, n_shards))
