@@ -133,7 +133,7 @@ def test_missing_heads_are_refused_with_the_way_out(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("BertModel", "BertForMaskedLM"))
     loaded = pyengine.load(tmp_path)
     assert loaded.absent
-    with pytest.raises(PyengineError, match="the checkpoint of .* has no output head"):
+    with pytest.raises(PyengineError, match=r"the checkpoint of .* has no output head"):
         readout(loaded, loaded.layers[0], final_norm=False)
     readout(loaded, loaded.layers[0], final_norm=False, head="embedding")
 
@@ -148,7 +148,7 @@ def test_complete_checkpoints_lack_nothing() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_values_are_rows(family: str) -> None:
     """The FFN's output is the sum of coefficient times value, plus the bias."""
-    hf, model = build(family)
+    _, model = build(family)
     layer = model.layers[0]
     module: Any = layer.module(model.body, layer.stack.value)
     coefficients = torch.rand(2, model.d_ff)
