@@ -16,6 +16,7 @@ PACKAGES = [
     "pyengine.cli",
     "pyengine.export",
     "pyengine.kernels",
+    "pyengine.plots",
     "pyengine.reducers",
 ]
 DEMO_DATA = [

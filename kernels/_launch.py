@@ -23,6 +23,17 @@ class Launch(NamedTuple):
     budgets: dict[str, tuple[int, int]]
 
 
+class VocabLaunch(NamedTuple):
+    """A tile of logits: rows, tokens, what is summed at once, warps, pipeline stages, budgets."""
+
+    block_r: int
+    block_v: int
+    block_d: int
+    num_warps: int
+    num_stages: int
+    budgets: dict[str, tuple[int, int]]
+
+
 def _budgets(sm_80: int, sm_90: int, gfx942: int, shared: int) -> dict[str, tuple[int, int]]:
     return {"sm_80": (sm_80, shared), "sm_90": (sm_90, shared), "gfx942": (gfx942, shared)}
 
@@ -34,6 +45,11 @@ TOPK_APPEND = Launch(32, 4, _budgets(144, 128, 112, shared=8192))
 TOPK_APPEND_UNIT = Launch(32, 4, _budgets(80, 80, 64, shared=1024))
 TOPK_MERGE = Launch(1, 1, _budgets(56, 56, 64, shared=0))  # k <= 64
 TOPK_MERGE_WIDE = Launch(1, 1, _budgets(64, 64, 80, shared=0))  # k <= 128
+# The same tiles in both passes, or their logits could differ in the last bit.
+VOCAB_REDUCE = VocabLaunch(64, 128, 16, 8, 3, _budgets(255, 255, 128, shared=32768))
+VOCAB_REDUCE_HALF = VocabLaunch(64, 128, 64, 8, 3, _budgets(255, 255, 128, shared=73728))
+VOCAB_RANK = VOCAB_REDUCE._replace(budgets=_budgets(255, 255, 128, shared=32768))
+VOCAB_RANK_HALF = VOCAB_REDUCE_HALF._replace(budgets=_budgets(255, 255, 128, shared=73728))
 
 
 @triton.jit
@@ -81,9 +97,36 @@ def check_activations(name: str, x: torch.Tensor, ids: torch.Tensor) -> None:
     if x.ndim != 3 or x.shape[:2] != ids.shape:
         wanted = f"[{', '.join(map(str, ids.shape))}, F]"
         raise ValueError(f"{name} must be {wanted}, got {tuple(x.shape)}")
+    check_float(name, x)
+    if ids.dtype != torch.int64 or not ids.is_contiguous():
+        raise ValueError(f"ids must be contiguous int64, got {ids.dtype} strides {ids.stride()}")
+
+
+def check_float(name: str, x: torch.Tensor) -> None:
+    """Raise ValueError for a dtype that the kernels, or the interpreter, cannot read."""
     if x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"{name} must be float32, float16 or bfloat16, got {x.dtype}")
     if x.dtype == torch.bfloat16 and os.environ.get("TRITON_INTERPRET") == "1":
         raise ValueError(f"{name} is bfloat16, which Triton's interpreter computes wrongly")
-    if ids.dtype != torch.int64 or not ids.is_contiguous():
-        raise ValueError(f"ids must be contiguous int64, got {ids.dtype} strides {ids.stride()}")
+
+
+def vocab_launch(x: torch.Tensor, weight: torch.Tensor) -> VocabLaunch:
+    """Return how tiles of x · weightᵀ are made; dtypes that differ are multiplied in float32."""
+    half = x.dtype == weight.dtype != torch.float32
+    return VOCAB_REDUCE_HALF if half else VOCAB_REDUCE
+
+
+def vocab_arguments(
+    x: torch.Tensor, weight: torch.Tensor, launch: VocabLaunch
+) -> dict[str, bool | int]:
+    """Return the constants and options that both passes over the vocabulary must share."""
+    for name, tensor in (("x", x), ("weight", weight)):
+        check_float(name, tensor)
+    return {
+        "WIDEN": x.dtype != weight.dtype,
+        "BLOCK_R": launch.block_r,
+        "BLOCK_V": launch.block_v,
+        "BLOCK_D": launch.block_d,
+        "num_warps": launch.num_warps,
+        "num_stages": launch.num_stages,
+    }

@@ -4,11 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyengine.analyses.agreement import key_value_agreement as key_value_agreement
+    from pyengine.analyses.agreement_result import Agreement as Agreement
+    from pyengine.analyses.prediction_result import Predictions as Predictions
+    from pyengine.analyses.predictions import ffn_predictions as ffn_predictions
+    from pyengine.analyses.targets import Targets as Targets
     from pyengine.analyses.triggers import Example as Example
     from pyengine.analyses.triggers import TriggerExamples as TriggerExamples
     from pyengine.analyses.triggers import trigger_examples as trigger_examples
     from pyengine.corpus import Corpus as Corpus
     from pyengine.errors import PyengineError as PyengineError
+    from pyengine.ff_layers_files import read_ff_layers as read_ff_layers
     from pyengine.loading import load as load
     from pyengine.models import Model as Model
     from pyengine.reducers.topk import StreamingTopK as StreamingTopK
@@ -18,14 +24,20 @@ __version__ = "0.1.0"
 
 # Loaded on first use: importing torch and transformers takes seconds.
 _HOMES = {
+    "Agreement": "pyengine.analyses.agreement_result",
     "Corpus": "pyengine.corpus",
     "Example": "pyengine.analyses.triggers",
     "Model": "pyengine.models",
+    "Predictions": "pyengine.analyses.prediction_result",
     "PyengineError": "pyengine.errors",
     "StreamingTopK": "pyengine.reducers.topk",
+    "Targets": "pyengine.analyses.targets",
     "TriggerExamples": "pyengine.analyses.triggers",
+    "ffn_predictions": "pyengine.analyses.predictions",
+    "key_value_agreement": "pyengine.analyses.agreement",
     "load": "pyengine.loading",
     "open_run": "pyengine.run",
+    "read_ff_layers": "pyengine.ff_layers_files",
     "trigger_examples": "pyengine.analyses.triggers",
 }
 

@@ -11,3 +11,8 @@ def merge_heaps(
     largest: bool = True,
     n_threads: int = 0,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+def rank_counts(
+    logits: NDArray[np.float32] | NDArray[np.float64],
+    targets: NDArray[np.int64],
+    n_threads: int = 0,
+) -> NDArray[np.int64]: ...

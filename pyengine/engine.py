@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from pyengine import ops
-from pyengine.batches import Batch, form_batches
+from pyengine.batches import Batch
 from pyengine.capture import Capture
 from pyengine.errors import PyengineError
+from pyengine.model_batches import model_batches
 from pyengine.models import Model
+from pyengine.out_of_memory import batch_pieces, is_out_of_memory
 from pyengine.precision import precision
 from pyengine.store import TokenStore
 
@@ -173,22 +175,19 @@ class Pass:
 
     def _batches(self, block: int) -> Iterator[tuple[Batch, Batch | None]]:
         plan, model = self.plan, self.model
-        special = model.special_tokens(plan.bos) if plan.store.adds_special else None
-        units = (int(plan.boundaries[block]), int(plan.boundaries[block + 1]))
         needs_decoder = model.family.encoder_decoder and any(
             model.layers[index].stack.causal for index in self.layers
         )
-        for batch in form_batches(
+        return model_batches(
+            model,
             plan.store,
-            units,
-            prefix=list(special.prefix) if special else [],
-            suffix=list(special.suffix) if special else [],
+            (int(plan.boundaries[block]), int(plan.boundaries[block + 1])),
             batch_tokens=plan.batch_tokens,
+            bos=plan.bos,
+            decoder=needs_decoder,
             base=plan.base,
-            pad_id=model.pad_id,
             starts=plan.starts,
-        ):
-            yield batch, batch.shifted(model.decoder_start_id) if needs_decoder else None
+        )
 
     def _fold(self, segment: Segment) -> None:
         """Fold a whole segment in; again from the snapshot after overflow or lack of memory."""
@@ -197,13 +196,13 @@ class Pass:
         while True:
             try:
                 for pair in segment.batches:
-                    for piece in _pieces(pair, split):
+                    for piece in batch_pieces(*pair, split):
                         self._capture.run(*piece)
                         self.reducer.flush()
                         self._seen += len(piece[0].units)
                 overflowed = self.reducer.take_overflow()
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 split *= 2
                 if split > 2 * max(len(batch.units) for batch, _ in segment.batches):
@@ -233,22 +232,3 @@ class Pass:
     def _observe(self, layer: int, captured: ops.Captured, rows: ops.Rows) -> None:
         self._pending_nan.append((layer, captured.n_nan))
         self.reducer.observe(layer, captured, rows, self._seen, self._careful)
-
-
-def _pieces(pair: tuple[Batch, Batch | None], split: int) -> Iterator[tuple[Batch, Batch | None]]:
-    """Cut a batch into `split` groups of rows, keeping the padded length."""
-    batch, decoder = pair
-    if split == 1:
-        yield pair
-        return
-    for rows in np.array_split(np.arange(len(batch.units)), min(split, len(batch.units))):
-        yield batch.rows(rows), None if decoder is None else decoder.rows(rows)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "CUBLAS_STATUS_ALLOC_FAILED" in text
-        or ("DefaultCPUAllocator" in text and "memory" in text)
-    )

@@ -22,7 +22,7 @@ MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
 # `question` decides what is asked, `numerics` how it is computed; both decide the bits.
 COMPARED = ("format", "analysis", "question", "numerics", "model", "corpus")
 # Names and paths may differ where the contents are the same.
-DESCRIPTIVE = {"model": ("name", "revision"), "corpus": ("source",)}
+DESCRIPTIVE = {"model": ("name", "revision", "stacks"), "corpus": ("source",)}
 
 
 def describe(
@@ -60,6 +60,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         "family": model.family.model_type,
         "n_layers": model.n_layers,
         "d_ff": model.d_ff,
+        "stacks": [layer.stack.name for layer in model.layers],
         "sha256": model.fingerprint,
         "tokenizer_sha256": model.tokenizer_fingerprint,
     }

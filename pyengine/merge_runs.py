@@ -1,21 +1,19 @@
 """Merging the shards of one run, found in one or several run directories."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyengine.errors import PyengineError
 from pyengine.manifest import differences, read_manifest
+from pyengine.parts import drop_parts, find_parts
 from pyengine.run import RunFolder, open_run
-from pyengine.shards import FOLDER
+from pyengine.shards import FOLDER, check_cover
 from pyengine.token_text import TokenText
-
-if TYPE_CHECKING:
-    from pyengine.analyses.trigger_result import TriggerExamples
 
 
 def merge_runs(
     folders: list[str | Path], out: str | Path, *, allow_mixed: bool = False, n_threads: int = 0
-) -> "TriggerExamples":
+) -> Any:
     """Merge the shards of one run, found in one or several directories, into a complete run.
 
     Args:
@@ -25,27 +23,62 @@ def merge_runs(
             the result is then recorded as not bit-exact.
         n_threads: 0 takes all cores.
 
+    Returns:
+        A `TriggerExamples` or `Predictions`.
+
     Raises:
         PyengineError: if the shards belong to different runs, or do not cover the corpus.
     """
-    from pyengine.analyses.trigger_result import TriggerExamples
-    from pyengine.shards import merge_shards
-
     paths = [Path(folder) for folder in folders]
     manifests = [read_manifest(path) for path in paths]
     mixed = _check_same_run(paths, manifests, allow_mixed)
+    if manifests[0]["analysis"] == "triggers":
+        _merge_triggers(paths, Path(out), manifests[0], mixed, n_threads)
+    elif manifests[0]["analysis"] == "predictions":
+        _merge_predictions(paths, Path(out), manifests[0], mixed)
+    else:
+        raise PyengineError(f"{paths[0]} holds no shards: {manifests[0]['analysis']} has none")
+    return open_run(out)
+
+
+def restarted(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of the same run before it was complete."""
+    kept = {k: v for k, v in manifest.items() if k not in ("files", "result")}
+    return {**kept, "status": "incomplete"}
+
+
+def _merge_triggers(
+    paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool, n_threads: int
+) -> None:
+    from pyengine.analyses.trigger_result import TriggerExamples
+    from pyengine.shards import merge_shards
+
     files = sorted({file.resolve() for path in paths for file in _shard_files(path)})
-    first = manifests[0]
     merged = merge_shards(
-        files, first["corpus"]["n_units"], sign=first["question"]["sign"], n_threads=n_threads
+        files, manifest["corpus"]["n_units"], sign=manifest["question"]["sign"], n_threads=n_threads
     )
     if mixed:
         merged.record["exact"] = False
     text = TokenText.load(paths[0])
-    triggers = TriggerExamples.from_shard(merged, text, _restarted(first))
-    run = RunFolder.begin(Path(out), triggers.manifest)
+    triggers = TriggerExamples.from_shard(merged, text, restarted(manifest))
+    run = RunFolder.begin(out, triggers.manifest)
     triggers.write(run, merged_from=[str(f) for f in files])
-    return open_run(out)
+
+
+def _merge_predictions(paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool) -> None:
+    from pyengine.analyses.prediction_run import from_parts
+
+    folders = sorted({path.resolve() for path in paths})
+    for folder in folders:
+        if read_manifest(folder)["status"] == "complete":
+            raise PyengineError(f"{folder} holds no shards; is it already merged?")
+    found = [part for folder in folders for part in find_parts(folder)]
+    parts = sorted(found, key=lambda part: part.units)
+    check_cover([{"units": part.units} for part in parts], manifest["corpus"]["n_units"])
+    predictions = from_parts(parts, TokenText.load(paths[0]), restarted(manifest), mixed=mixed)
+    run = RunFolder.begin(out, predictions.manifest)
+    predictions.write(run, merged_from=[str(path) for path in paths])
+    drop_parts(out)
 
 
 def _check_same_run(paths: list[Path], manifests: list[dict[str, Any]], allow_mixed: bool) -> bool:
@@ -66,8 +99,3 @@ def _shard_files(folder: Path) -> list[Path]:
     if not found:
         raise PyengineError(f"{folder} holds no shards; is it already merged?")
     return found
-
-
-def _restarted(manifest: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: v for k, v in manifest.items() if k not in ("files", "result")}
-    return {**kept, "status": "incomplete"}

@@ -137,7 +137,7 @@ def merge_shards(paths: Iterable[Path], n_units: int, *, sign: str, n_threads: i
         records.append(shard.record)
         for direction, heaps in shard.heaps.items():
             merged[direction] = _merge_pair(merged.get(direction), heaps, direction, n_threads)
-    _check_cover(records, n_units)
+    check_cover(records, n_units)
     ids = np.concatenate([heaps.ids.ravel() for heaps in merged.values()])
     table = UnitTable.merge((_table_of(path) for path in paths), ids)
     return Shard(merged, table, _merged_record(records, n_units))
@@ -160,7 +160,12 @@ def _table_of(path: Path) -> UnitTable:
     return UnitTable.empty() if table is None else table
 
 
-def _check_cover(records: list[dict[str, Any]], n_units: int) -> None:
+def check_cover(records: Iterable[Mapping[str, Any]], n_units: int) -> None:
+    """Check that the `units` [first, last) of some records cover a corpus, each unit once.
+
+    Raises:
+        PyengineError: naming the first unit that is missing, or held twice.
+    """
     at = 0
     for first, last in sorted(tuple(record["units"]) for record in records):
         if first == last:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyengine import reference
+from pyengine import reference, torch_vocab
 from pyengine.backend import backend_for
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -89,7 +89,7 @@ def vocab_project(
     if backend == "reference":
         return Projection(*reference.vocab_project(x, weight, bias, targets, m))
     if backend == "torch":
-        return Projection(*reference.vocab_project(x, weight, bias, targets, m))
+        return Projection(*torch_vocab.vocab_project(x, weight, bias, targets, m))
     raise NotImplementedError
 
 

@@ -35,7 +35,14 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pyengine.kernels import _launch, ffn_capture, topk_append, topk_merge
+from pyengine.kernels import (
+    _launch,
+    ffn_capture,
+    topk_append,
+    topk_merge,
+    vocab_rank,
+    vocab_reduce,
+)
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -52,7 +59,7 @@ class Spec(NamedTuple):
     kernel: Any
     types: dict[str, str]
     constants: dict[str, Any]
-    launch: _launch.Launch
+    launch: _launch.Launch | _launch.VocabLaunch
     unaligned: tuple[str, ...] = ()  # integers that are not specialised as multiples of 16
 
 
@@ -66,7 +73,7 @@ class Usage(NamedTuple):
 
 def specs() -> list[Spec]:
     """Return every kernel in the variants that bound its use of registers."""
-    return [*_capture_specs(), *_append_specs(), *_merge_specs()]
+    return [*_capture_specs(), *_append_specs(), *_merge_specs(), *_vocab_specs()]
 
 
 def _capture_specs() -> list[Spec]:
@@ -129,6 +136,39 @@ def _merge_specs() -> list[Spec]:
     ]
 
 
+def _vocab_specs() -> list[Spec]:
+    """Return both passes with all they can do; int32 strides, as models have them."""
+    floats, half = (_launch.VOCAB_REDUCE, _launch.VOCAB_RANK), (
+        _launch.VOCAB_REDUCE_HALF,
+        _launch.VOCAB_RANK_HALF,
+    )
+    found = []
+    for name, x, weight, launches in (
+        ("fp32", "fp32", "fp32", floats),
+        ("fp32 x bf16", "fp32", "bf16", floats),
+        ("bf16", "bf16", "bf16", half),
+    ):
+        types = {"x_ptr": f"*{x}", "weight_ptr": f"*{weight}", "bias_ptr": "*fp32"}
+        types |= dict.fromkeys(("targets_ptr", "best_ptr", "worst_ptr"), "*i32")
+        types |= dict.fromkeys(("ranks_ptr", "slots_ptr"), "*i32")
+        floats_out = ("highest", "lowest", "s", "u", "target_logits", "kept")
+        types |= {f"{pointer}_ptr": "*fp32" for pointer in floats_out}
+        types |= dict.fromkeys(("R", "V", "D", "N", "N_SLOTS"), "i32")
+        types |= {"stride_xr": "i32", "stride_wv": "i32"}
+        kernels: list[tuple[str, Any, dict[str, Any]]] = [
+            ("vocab_reduce", vocab_reduce._vocab_reduce_kernel, {}),
+            ("vocab_rank", vocab_rank._vocab_rank_kernel, {"KEEP": True}),
+        ]
+        for (what, kernel, constants), launch in zip(kernels, launches, strict=True):
+            constants |= {"stride_xd": 1, "stride_wd": 1, "HAS_BIAS": True, "WIDEN": x != weight}
+            constants |= {"BLOCK_R": launch.block_r, "BLOCK_V": launch.block_v}
+            constants |= {"BLOCK_D": launch.block_d}
+            own = {key: kind for key, kind in types.items() if key in kernel.arg_names}
+            unaligned = tuple(key for key in ("R", "V", "N", "N_SLOTS") if key in own)
+            found.append(Spec(f"{what} {name}", kernel, own, constants, launch, unaligned))
+    return found
+
+
 def measure(spec: Spec, target: str) -> Usage:
     """Compile `spec` for `target` and return what it uses."""
     names = spec.kernel.arg_names
@@ -142,6 +182,8 @@ def measure(spec: Spec, target: str) -> Usage:
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
     options = {"num_warps": spec.launch.num_warps}
+    if isinstance(spec.launch, _launch.VocabLaunch):
+        options["num_stages"] = spec.launch.num_stages
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     if target.startswith("gfx"):
         return _amd_usage(compiled.asm["amdgcn"], compiled.metadata.shared)

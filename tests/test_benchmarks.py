@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _gpu_common, _machine, corpus, gpu, heap_merge, triggers
+from benchmarks import _gpu_common, _machine, corpus, gpu, heap_merge, triggers, values
 from benchmarks._gpu_common import Found, Line, Scale
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ def test_every_stem_is_listed_and_described() -> None:
     assert all(stem in done.stderr for stem in stems)
     readme = (ROOT / "benchmarks" / "README.md").read_text()
     assert all(f"python -m benchmarks {stem}" in readme for stem in stems)
-    assert stems == {"corpus", "gpu", "heap_merge", "triggers"}  # each is run below
+    assert stems == {"corpus", "gpu", "heap_merge", "triggers", "values"}  # each is run below
 
 
 def test_corpus(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,6 +66,20 @@ def test_triggers(capsys: pytest.CaptureFixture[str], results: Path) -> None:
     assert "pyengine" in capsys.readouterr().out
     assert json.loads((results / "toy.json").read_text())["figures"]["gpt2"]
     assert triggers.peak_memory(50) > 1 << 20
+
+
+@pytest.mark.slow
+def test_values(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    monkeypatch.setattr(values, "QUICK", values.TOY)
+    values.main(["--quick", "--threads", str(torch.get_num_threads()), "--save", "toy"])
+    assert "without its waste" in capsys.readouterr().out
+    figures = json.loads((results / "toy.json").read_text())["figures"]
+    ways = figures["agreement"]["3 targets"]
+    assert set(ways) == {"pyengine", "torch, 16 rows", "torch and numpy, 8 rows"}
+    assert all(way["wall_s"] > 0 and way["peak_bytes"] >= 0 for way in ways.values())
+    assert len(figures["predictions"]["running times"]) == 5
 
 
 def test_gpu_without_a_gpu_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +188,7 @@ def test_clock_measures_what_runs_between_its_marks() -> None:
 
 @pytest.mark.slow
 def test_pytest_benchmarks_run() -> None:
-    stems = ["triggers", "heap_merge"]
+    stems = ["triggers", "heap_merge", "values"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-disable"]
         + [f"benchmarks/{stem}.py" for stem in stems],
@@ -184,7 +198,7 @@ def test_pytest_benchmarks_run() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "11 passed" in done.stdout
+    assert "18 passed" in done.stdout
 
 
 def _die(_part: str, _scale: Scale) -> None:

@@ -172,3 +172,48 @@ def test_case_13_merging_shards_equals_one_pass() -> None:
             merged.merge(b)
             for mine, theirs in zip(merged.compute(), whole.compute(), strict=True):
                 assert torch.equal(mine, theirs)
+
+
+def predict_with_a_dead_layer(mode: str, **settings: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """Predict with a ReLU model whose layer 1 has all keys at -1; return it and its layer 1."""
+    hf = tiny_model("gpt2", activation_function="relu")
+    with torch.no_grad():
+        hf.transformer.h[1].mlp.c_fc.weight.zero_()
+        hf.transformer.h[1].mlp.c_fc.bias.fill_(-1)
+    corpus = Corpus.from_token_ids([[3, 1, 4], [1, 5, 9, 2], [6]])
+    model = pyengine.load((hf, None))
+    found = pyengine.ffn_predictions(model, corpus, mode, position="all", **settings)
+    return hf, [row for row in found.table.to_pylist() if row["layer"] == 1]
+
+
+def test_case_10_zero_memories_are_not_active_and_match_nothing() -> None:
+    hf, rows = predict_with_a_dead_layer("layer", final_norm="off", head="embedding")
+    bias = int((hf.lm_head.weight @ hf.transformer.h[1].mlp.c_proj.bias).argmax())
+    assert len(rows) == 8
+    for row in rows:
+        assert (row["n_active"], row["n_negative"]) == (0, 0)
+        assert (row["n_matching_layer"], row["n_matching_ffn"]) == (0, 0)
+        assert row["residual_norm_rank"] == 0
+        assert row["ffn_token"] == bias
+
+
+def test_case_10_zero_memories_predict_token_0_with_probability_1_of_v() -> None:
+    hf, rows = predict_with_a_dead_layer("value", n=5, all_values=True)
+    for row in rows:
+        assert row["top_dims"] == [0, 1, 2, 3, 4]
+        assert row["top_tokens"] + row["all_tokens"] == [0] * 42
+        assert row["top_coefficients"] + row["all_contributions"] == [0] * 42
+        assert row["top_final_ranks"] + row["all_final_ranks"] == [row["final_token"]] * 42
+        probs = row["top_probs"] + row["top_ffn_probs"] + row["all_final_probs"]
+        assert probs == pytest.approx([1 / hf.config.vocab_size] * 47)
+        assert row["n_distinct"] == row["n_matching_final"] == row["n_matching_ffn"] == 0
+
+
+def test_case_12_duplicates_are_predicted_once_each() -> None:
+    model = pyengine.load((tiny_model("gpt2"), word_tokenizer()))
+    corpus = Corpus.from_texts(["w1 w2 w3", "w4 w5", "w1 w2 w3"])
+    found = pyengine.ffn_predictions(model, corpus, position="last")
+    rows = found.table.to_pylist()
+    assert [row["unit"] for row in rows] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [row | {"unit": 0} for row in rows[6:]] == rows[:3]
+    assert found.examples["prefix"].to_pylist() == ["w1 w2 w3", "w4 w5", "w1 w2 w3"]

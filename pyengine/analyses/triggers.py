@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pyengine.analyses.analysis_inputs import chosen_indices, tokenized
 from pyengine.analyses.trigger_result import Example as Example
 from pyengine.analyses.trigger_result import TriggerExamples
 from pyengine.analyses.trigger_search import (
@@ -26,7 +27,7 @@ from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
 from pyengine.reducers.topk import MAX_K, SIGNS
 from pyengine.run import RunFolder, open_run
-from pyengine.store import TokenStore, tokenize
+from pyengine.store import TokenStore
 from pyengine.token_text import TokenText
 
 PER = ("unit", "token", "prefix")
@@ -95,14 +96,14 @@ def trigger_examples(
         sign=sign,
         floor=None if floor is None else float(floor),
         activation=activation,
-        layers=_chosen("layer", layers, model.n_layers) or tuple(range(model.n_layers)),
-        dims=_chosen("dim", dims, model.d_ff),
+        layers=chosen_indices("layer", layers, model.n_layers) or tuple(range(model.n_layers)),
+        dims=chosen_indices("dim", dims, model.d_ff),
         bos=bos,
         batch_tokens=BATCH_TOKENS[device] if batch_tokens is None else batch_tokens,
         block_tokens=BLOCK_TOKENS[device] if block_tokens is None else block_tokens,
     )
     _check(settings, model, shard)
-    store = _tokenized(model, corpus, bos, cache_dir, on_tokenized)
+    store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
     search = TriggerSearch(model, settings, store, shard)
     text = TokenText.of(model.tokenizer)
     source = corpus.describe() if isinstance(corpus, Corpus) else "token store"
@@ -126,20 +127,6 @@ def trigger_examples(
         if search.n_shards == 1:
             result.write(run)
     return result
-
-
-def _chosen(what: str, wanted: Sequence[int] | None, n: int) -> tuple[int, ...] | None:
-    if wanted is None:
-        return None
-    chosen = tuple(int(index) for index in wanted)
-    if not chosen:
-        raise PyengineError(f"no {what}s given; leave the option out to take all {n}")
-    for index in chosen:
-        if not 0 <= index < n:
-            raise PyengineError(f"{what} {index} is out of range; the model has 0 to {n - 1}")
-    if len(set(chosen)) < len(chosen):
-        raise PyengineError(f"{what}s are given twice: {', '.join(map(str, chosen))}")
-    return tuple(sorted(chosen))
 
 
 def _check(settings: Settings, model: Model, shard: tuple[int, int]) -> None:
@@ -172,24 +159,3 @@ def _check(settings: Settings, model: Model, shard: tuple[int, int]) -> None:
         )
     if not 0 <= shard[0] < shard[1]:
         raise PyengineError(f"shard {shard[0]} of {shard[1]} does not exist (they count from 0)")
-
-
-def _tokenized(
-    model: Model,
-    corpus: Corpus | TokenStore,
-    bos: bool,
-    cache_dir: str | Path | None,
-    on_tokenized: Callable[[int, int], None] | None,
-) -> TokenStore:
-    if isinstance(corpus, TokenStore):
-        store = corpus
-    else:
-        room = model.max_positions - len(model.special_tokens(bos))
-        store = tokenize(
-            corpus, model.tokenizer, max_tokens=room, cache_dir=cache_dir, progress=on_tokenized
-        )
-    if (top := int(store.tokens.max())) >= model.vocab_size:
-        raise PyengineError(
-            f"the corpus holds token id {top}, but {model.name} has only {model.vocab_size}"
-        )
-    return store

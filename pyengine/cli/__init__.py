@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pyengine import __version__
-from pyengine.cli import bench, runs, triggers
+from pyengine.cli import agreement, bench, predictions, runs, triggers
 from pyengine.errors import Interrupted, PyengineError
 
 # Newer Typers carry a copy of click; this finds the class that both raise.
@@ -33,7 +33,7 @@ def options(
         bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
     ] = False,
 ) -> None:
-    """Find what triggers each feed-forward neuron of a transformer, over a whole corpus."""
+    """Find what triggers each feed-forward neuron of a transformer, and what it writes."""
     if version:
         print(__version__)
         raise typer.Exit
@@ -41,6 +41,8 @@ def options(
 
 app.command("demo")(triggers.demo)
 app.command("triggers")(triggers.triggers)
+app.command("agreement")(agreement.agreement)
+app.command("predictions")(predictions.predictions)
 app.command("show")(runs.show)
 app.command("merge")(runs.merge)
 app.command("verify")(runs.verify)

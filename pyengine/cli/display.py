@@ -32,7 +32,10 @@ LOG_SECONDS = 10.0
 # Called with (stage, done, total); a new stage opens a new bar.
 Advance = Callable[[str, int, int], None]
 
-STAGE_UNITS = {"tokenising": "bytes"}
+STAGE_UNITS = {"tokenising": "bytes", "values": "values"}
+
+# A bar grows by eighths of a character.
+_EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 class _Rate(ProgressColumn):
@@ -102,6 +105,50 @@ def human(number: float) -> str:
     return f"{number:.3g}"
 
 
+def bar(value: float | None, whole: float, width: int) -> str:
+    """Draw a bar of `width` characters where `value` is `whole`; a sliver for any above 0."""
+    if not value or value != value or whole <= 0:
+        return ""
+    eighths = max(1, min(round(8 * width * value / whole), 8 * width))
+    return f"{'█' * (eighths // 8)}{_EIGHTHS[eighths % 8]}".rstrip()
+
+
+def percent(value: float | None) -> str:
+    """Write 0.0123 as `1.2%`, an unknown share as `–`; two digits that count, at most 4 places."""
+    if value is None or value != value:
+        return "–"
+    for least, places in ((0.1, 0), (0.01, 1), (0.001, 2), (0.0001, 3)):
+        if value >= least:
+            return f"{value:.{places}%}"
+    return "0%" if value == 0 else f"{value:.4%}" if value >= 5e-7 else "<0.0001%"
+
+
+def number(value: float | None, places: int = 0) -> str:
+    """Write a number with thousands separated, an unknown one as `–`."""
+    return "–" if value is None or value != value else f"{value:,.{places}f}"
+
+
+def quoted(text: str | None, width: int = 16) -> str:
+    """Show a token with its white space in view, shortened; an unknown one as `–`."""
+    return "–" if text is None else head(repr(text), width)
+
+
+def columns(*names: str, left: tuple[str, ...] = ()) -> Table:
+    """Start a table of numbers, right-aligned except for `left`."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in names:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
+    return table
+
+
+def facts(rows: dict[str, str]) -> Table:
+    """Lay out names and what is said about them."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in rows.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
 def example_table(
     triggers: "TriggerExamples", layer: int, dim: int, rows: int, width: int
 ) -> Table:
@@ -130,12 +177,12 @@ def marked(triggers: "TriggerExamples", example: "Example", width: int) -> Text:
     firing = text.token(example.token)
     gap_before = " " if firing.startswith(" ") and example.position else ""
     gap_after = " " if rest and text.token(rest[0]).startswith(" ") else ""
-    before = _one_line(text.decode(tokens[: example.position]))
-    after = _one_line(text.decode(rest))
+    before = one_line(text.decode(tokens[: example.position]))
+    after = one_line(text.decode(rest))
     shown = firing.strip() or "␣"
     room = max(width - len(shown) - 4, 8)
-    shown_before = _tail(before, max(room * 2 // 3, room - len(after)))
-    shown_after = _head(after, room - len(shown_before))
+    shown_before = tail(before, max(room * 2 // 3, room - len(after)))
+    shown_after = head(after, room - len(shown_before))
     return Text.assemble(
         f"{shown_before}{gap_before}",
         (f"«{shown}»", "bold yellow"),
@@ -143,13 +190,16 @@ def marked(triggers: "TriggerExamples", example: "Example", width: int) -> Text:
     )
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Turn every run of white space into one space."""
     return " ".join(text.split())
 
 
-def _tail(text: str, width: int) -> str:
+def tail(text: str, width: int) -> str:
+    """Keep the end of a text that is too long."""
     return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
 
 
-def _head(text: str, width: int) -> str:
+def head(text: str, width: int) -> str:
+    """Keep the beginning of a text that is too long."""
     return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"

@@ -2,12 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from pyengine.cli.display import err, example_table, out
+from pyengine.cli.agreement_view import show_agreement
+from pyengine.cli.display import err, example_table, facts, out
+from pyengine.cli.predictions_view import show_predictions
+from pyengine.errors import PyengineError
+
+if TYPE_CHECKING:
+    from pyengine.analyses.trigger_result import TriggerExamples
 
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -15,20 +21,39 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def show(
     run: RunArgument,
-    layer: Annotated[int | None, typer.Option(help="Layer of the key.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Dimension of the key.")] = None,
+    layer: Annotated[int | None, typer.Option(help="Layer of the key, value or unit.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Dimension of the key or value.")] = None,
+    unit: Annotated[int | None, typer.Option(help="Unit whose predictions to show.")] = None,
     rows: Annotated[int, typer.Option(help="Examples to show.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run holds, or one key's trigger examples.
+    """Show what a run holds: all of it, one key's triggers, one value, one unit's predictions.
 
     Example: pyengine show runs/gpt2 --layer 3 --dim 17
     """
     from pyengine.run import open_run
 
-    if (layer is None) != (dim is None):
+    if unit is None and (layer is None) != (dim is None):
         raise typer.BadParameter("give both --layer and --dim, or neither")
+    if unit is not None and dim is not None:
+        raise typer.BadParameter("--unit goes with --layer, not with --dim")
     found = open_run(run)
+    analysis = found.manifest["analysis"]
+    if analysis == "predictions" and dim is not None:
+        raise typer.BadParameter("a run of predictions is shown by --unit, not by --dim")
+    if analysis != "predictions" and unit is not None:
+        raise typer.BadParameter(f"--unit is for runs of predictions; this one holds {analysis}")
+    if analysis == "agreement":
+        show_agreement(found, layer, dim, rows, as_json)
+    elif analysis == "predictions":
+        show_predictions(found, unit, layer, rows, as_json)
+    else:
+        _show_triggers(found, layer, dim, rows, as_json)
+
+
+def _show_triggers(
+    found: "TriggerExamples", layer: int | None, dim: int | None, rows: int, as_json: bool
+) -> None:
     if layer is None or dim is None:
         print(json.dumps(found.manifest, indent=2)) if as_json else _overview(found.manifest)
         return
@@ -84,7 +109,13 @@ def compare(
     from pyengine.analyses.compare import compare as compare_runs
     from pyengine.run import open_run
 
-    layers = compare_runs(open_run(a), open_run(b))
+    pair = [open_run(run) for run in (a, b)]
+    for run, opened in zip((a, b), pair, strict=True):
+        if opened.manifest["analysis"] != "triggers":
+            raise PyengineError(
+                f"{run} holds {opened.manifest['analysis']}; compare reads triggers"
+            )
+    layers = compare_runs(*pair)
     if as_json:
         print(json.dumps([layer._asdict() for layer in layers]))
         return
@@ -106,9 +137,15 @@ def compare(
 def export(
     run: RunArgument,
     path: Annotated[Path, typer.Option("--out", help="File (text: directory) to write.")],
-    format: Annotated[str, typer.Option(help="parquet, jsonl or text.")] = "parquet",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Triggers: parquet, jsonl or text. Agreement: parquet or tsv. Predictions: "
+            "parquet or pandas-compat (ff-layers' data frame, as .parquet or .feather)."
+        ),
+    ] = "parquet",
 ) -> None:
-    """Write a run as Parquet, or in ff-layers' JSONL or text format.
+    """Write a run as Parquet, or in ff-layers' formats.
 
     Example: pyengine export runs/gpt2 --format parquet --out gpt2.parquet
     """
@@ -117,13 +154,14 @@ def export(
 
     found = open_run(run)
     export_run(found, format, path)
-    value = found.manifest["question"]["value"]
-    err.print(f"wrote {path}; scores are {value}-activation coefficients")
+    what = ""
+    if found.manifest["analysis"] == "triggers":
+        what = f"; scores are {found.manifest['question']['value']}-activation coefficients"
+    err.print(f"wrote {path}{what}")
 
 
 def _overview(manifest: dict[str, Any]) -> None:
     model, corpus, question = (manifest[name] for name in ("model", "corpus", "question"))
-    table = Table(box=None, pad_edge=False, show_header=False)
     rows = {
         "model": f"{model['name']} ({model['family']}, "
         f"{model['n_layers']} layers × {model['d_ff']})",
@@ -137,6 +175,4 @@ def _overview(manifest: dict[str, Any]) -> None:
         "NaN activations": f"{sum(manifest['result']['n_nan']):,}",
         "bit-exact": "yes" if manifest["result"]["exact"] else "no",
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    out.print(table)
+    out.print(facts(rows))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyengine.cli import corpus_options as given
 from pyengine.cli import options
 from pyengine.cli.display import err, example_table, human, out, progress
 from pyengine.errors import Interrupted
@@ -31,7 +32,7 @@ def demo(
     from pyengine.embedded import EXCERPT
 
     # The model is too small to gain from a second thread, and one gives the same bits everywhere.
-    _set_threads(1)
+    given.set_threads(1)
     corpus = Corpus.from_wikitext(EXCERPT, unit="sentence")
     found = _search("demo", corpus, run, {}, {"k": 10})
     for layer, dim in _telling_keys(found, DEMO_KEYS):
@@ -41,46 +42,40 @@ def demo(
 
 
 def triggers(
-    model: Annotated[str, typer.Argument(help="Hub name, local folder, or 'demo'.")],
-    corpus: Annotated[str, typer.Argument(help="File, or dataset name with --format dataset.")],
-    run: Annotated[Path, typer.Option("--out", help="Run directory; an unfinished one resumes.")],
+    model: given.ModelArgument,
+    corpus: given.CorpusArgument,
+    run: given.RunOption,
     k: Annotated[int, typer.Option(help="Examples per key, 1 to 1024.")] = 50,
-    unit: Annotated[str, typer.Option(help="line, sentence or window.")] = "sentence",
-    window: Annotated[int | None, typer.Option(help="Tokens per window.")] = None,
-    max_units: Annotated[int | None, typer.Option(help="Only the first N units.")] = None,
+    unit: given.UnitOption = "sentence",
+    window: given.WindowOption = None,
+    max_units: given.MaxUnitsOption = None,
     per: Annotated[str, typer.Option(help="Who competes: unit, token or prefix.")] = "unit",
     value: Annotated[str, typer.Option(help="post or pre activation.")] = "post",
     sign: Annotated[str, typer.Option(help="max, min or both.")] = "max",
     floor: Annotated[float | None, typer.Option(help="Keep only scores above this.")] = None,
-    activation: Annotated[
-        str, typer.Option(help="fused (fast) or model (bit-equal to Hugging Face).")
-    ] = "fused",
-    layers: Annotated[str | None, typer.Option(help="Layers, as 0-3,7; default all.")] = None,
+    activation: given.ActivationOption = "fused",
+    layers: given.LayersOption = None,
     dims: Annotated[str | None, typer.Option(help="Dims, as 0-99,512; default all.")] = None,
-    bos: Annotated[bool, typer.Option("--bos", help="Put BOS before each unit.")] = False,
-    long: Annotated[str, typer.Option(help="Over-long units: split or drop.")] = "split",
-    raw: Annotated[bool, typer.Option("--raw", help="Keep WikiText's tokenisation.")] = False,
-    format: Annotated[
-        str, typer.Option(help="auto, wikitext, text, jsonl, tokens or dataset.")
-    ] = "auto",
-    field: Annotated[str, typer.Option(help="Text field of JSONL and datasets.")] = "text",
-    config: Annotated[str | None, typer.Option(help="Dataset configuration.")] = None,
-    split: Annotated[str, typer.Option(help="Dataset split.")] = "train",
-    dtype: Annotated[str, typer.Option(help="float32, tf32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
-    ] = False,
-    shard: Annotated[str, typer.Option(help="i/n: the i-th of n parts, from 0.")] = "0/1",
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per batch.")] = None,
-    block_tokens: Annotated[int | None, typer.Option(help="Tokens per block.")] = None,
+    bos: given.BosOption = False,
+    long: given.LongOption = "split",
+    raw: given.RawOption = False,
+    format: given.FormatOption = "auto",
+    field: given.FieldOption = "text",
+    config: given.ConfigOption = None,
+    split: given.SplitOption = "train",
+    dtype: given.DtypeOption = "float32",
+    device: given.DeviceOption = "auto",
+    revision: given.RevisionOption = None,
+    trust_remote_code: given.TrustOption = False,
+    shard: given.ShardOption = "0/1",
+    batch_tokens: given.BatchTokensOption = None,
+    block_tokens: given.BlockTokensOption = None,
     checkpoint_blocks: Annotated[
         int | None, typer.Option(help="Save every N blocks; default every 30 seconds.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where tokenised corpora are kept.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+    threads: given.ThreadsOption = None,
+    cache: given.CacheOption = None,
+    as_json: given.SummaryOption = False,
 ) -> None:
     """Find the k inputs that activate each feed-forward key most.
 
@@ -93,7 +88,7 @@ def triggers(
         "long": long,
         "detokenize": not raw,
     }
-    units = _corpus(corpus, format, field, config, split, options_of_text)
+    units = given.read_corpus(corpus, format, field, config, split, options_of_text)
     load_settings = {
         "device": device,
         "dtype": dtype,
@@ -116,8 +111,7 @@ def triggers(
         "checkpoint_blocks": checkpoint_blocks,
         "cache_dir": cache,
     }
-    if threads is not None:
-        _set_threads(threads)
+    given.set_threads(threads)
     found = _search(model, units, run, load_settings, settings)
     if as_json:
         print(json.dumps(_summary(found, run)))
@@ -125,20 +119,6 @@ def triggers(
         err.print(f"next: pyengine show {run}   or: pyengine export {run} --format parquet")
     else:
         err.print(f"shard {shard} is done; merge with: pyengine merge RUN_1 RUN_2 … --out RUN")
-
-
-def _corpus(
-    source: str, format: str, field: str, config: str | None, split: str, text: dict[str, Any]
-) -> "Corpus":
-    """Describe the corpus; token files have units of their own."""
-    from pyengine.corpus import Corpus
-
-    if format == "dataset":
-        return Corpus.from_dataset(source, config, split=split, field=field, **text)
-    token_file = Path(source.removesuffix(".gz")).suffix in (".npy", ".safetensors")
-    if format == "tokens" or (format == "auto" and token_file):
-        return Corpus.from_path(source, format="tokens", **text | {"unit": None})
-    return Corpus.from_path(source, format=format, field=field, **text)
 
 
 def _search(
@@ -172,14 +152,6 @@ def _search(
     return found
 
 
-def _set_threads(threads: int) -> None:
-    import torch
-
-    if threads < 1:
-        raise typer.BadParameter(f"threads must be at least 1, got {threads}")
-    torch.set_num_threads(threads)
-
-
 def _report(found: "TriggerExamples", run: Path, seconds: float) -> None:
     record = found.record
     keys = found.scores.shape[0] * found.scores.shape[1]
@@ -187,9 +159,7 @@ def _report(found: "TriggerExamples", run: Path, seconds: float) -> None:
         f"{keys:,} keys × {found.k} examples from {record['n_tokens']:,} tokens in {seconds:.1f} s "
         f"({human(record['n_tokens'] / max(seconds, 1e-9))} tokens/s) → {run}"
     )
-    for name in ("split", "dropped"):
-        if count := found.manifest["corpus"][f"{name}_units"]:
-            err.print(f"note: {count:,} over-long units were {name}")
+    given.report_units(found.manifest)
     for layer, n_nan in enumerate(record["n_nan"]):
         if n_nan:
             err.print(f"warning: layer {layer} had {n_nan:,} NaN activations; none is kept")

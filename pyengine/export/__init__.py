@@ -1,26 +1,44 @@
 """Formats that other tools read."""
 
-from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from pyengine.analyses.trigger_result import TriggerExamples
 from pyengine.errors import PyengineError
-from pyengine.export.ff_layers import export_jsonl, export_text
-from pyengine.export.parquet import export_parquet
 
-FORMATS: dict[str, Callable[[TriggerExamples, Path], None]] = {
-    "jsonl": export_jsonl,
-    "text": export_text,
-    "parquet": export_parquet,
+# By the type of the result: format -> (module, function), loaded on use.
+FORMATS: dict[str, dict[str, tuple[str, str]]] = {
+    "TriggerExamples": {
+        "jsonl": ("pyengine.export.ff_layers", "export_jsonl"),
+        "text": ("pyengine.export.ff_layers", "export_text"),
+        "parquet": ("pyengine.export.parquet", "export_parquet"),
+    },
+    "Agreement": {
+        "parquet": ("pyengine.export.agreement_tsv", "export_agreement_parquet"),
+        "tsv": ("pyengine.export.agreement_tsv", "export_tsv"),
+    },
+    "Predictions": {
+        "parquet": ("pyengine.export.parquet", "export_predictions_parquet"),
+        "pandas-compat": ("pyengine.export.pandas_compat", "export_pandas_compat"),
+    },
 }
 
 
-def export(triggers: TriggerExamples, format: str, path: str | Path) -> None:
-    """Write trigger examples in one of `FORMATS`.
+def export(result: Any, format: str, path: str | Path) -> None:
+    """Write a result in one of the formats that `FORMATS` lists for its type.
+
+    Args:
+        result: a `TriggerExamples`, `Agreement` or `Predictions`.
+        format: its name.
+        path: the file to write (`text`: a new directory).
 
     Raises:
         PyengineError: for an unknown format, or a path that cannot be written.
     """
-    if format not in FORMATS:
-        raise PyengineError(f"unknown format {format!r}; known are: {', '.join(FORMATS)}")
-    FORMATS[format](triggers, Path(path))
+    known = FORMATS.get(type(result).__name__)
+    if known is None:
+        raise TypeError(f"expected one of {', '.join(FORMATS)}, got {type(result).__name__}")
+    if format not in known:
+        raise PyengineError(f"unknown format {format!r}; known are: {', '.join(known)}")
+    module, name = known[format]
+    getattr(import_module(module), name)(result, Path(path))

@@ -1,6 +1,7 @@
-"""Parquet: one row per key and rank."""
+"""Parquet: of trigger examples one row per key and rank, of predictions their table."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +9,9 @@ import pyarrow.parquet as pq
 
 from pyengine.analyses.trigger_result import TriggerExamples
 from pyengine.files import atomic_write
+
+if TYPE_CHECKING:
+    from pyengine.analyses.prediction_result import Predictions
 
 SCHEMA = pa.schema(
     [
@@ -39,6 +43,14 @@ def export_parquet(triggers: TriggerExamples, path: Path) -> None:
                     writer.write_table(_layer_table(side, row, direction))
 
     atomic_write(path, write)
+
+
+def export_predictions_parquet(predictions: "Predictions", path: Path) -> None:
+    """Write the table of predictions, one row per example and layer, as `Predictions.table` has it.
+
+    The same run gives the same bytes.
+    """
+    predictions.groups.write(path)
 
 
 def _layer_table(side: TriggerExamples, row: int, direction: str) -> pa.Table:

@@ -1,0 +1,184 @@
+"""`pyengine predictions`: what every layer, or every single memory, predicts."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyengine.cli import corpus_options as given
+from pyengine.cli import options
+from pyengine.cli.display import err, human, progress
+from pyengine.cli.predictions_view import print_layers, summary
+from pyengine.errors import Interrupted
+
+if TYPE_CHECKING:
+    from pyengine.analyses.prediction_result import Predictions
+    from pyengine.corpus import Corpus
+
+FINAL_NORM_HELP = (
+    "Put vectors through the final norm before reading them. Default: on in layer mode, as the "
+    "model itself does; value mode takes off only."
+)
+
+
+def predictions(
+    model: given.ModelArgument,
+    corpus: given.CorpusArgument,
+    run: given.RunOption,
+    mode: Annotated[
+        str, typer.Option(help="layer: residual, FFN and layer output. value: single memories.")
+    ] = "layer",
+    position: Annotated[
+        str, typer.Option(help="Where in each unit: random (one), last or all.")
+    ] = "random",
+    seed: Annotated[int, typer.Option(help="Seed of the random positions.")] = 0,
+    layers: given.LayersOption = None,
+    final_norm: Annotated[
+        bool | None,
+        typer.Option("--final-norm/--no-final-norm", help=FINAL_NORM_HELP, show_default=False),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="full (the model's output head; default of layer mode) or embedding (the bare "
+            "one; all that value mode takes).",
+            show_default=False,
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option(help="Largest contributors to keep, in value mode.")] = 10,
+    all_values: Annotated[
+        bool, typer.Option("--all-values", help="Also keep lists over all memories (value mode).")
+    ] = False,
+    output_dist: Annotated[
+        bool, typer.Option("--output-dist", help="Also write the model's whole distributions.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw Figures 7-11: .png, .svg or .pdf.")
+    ] = None,
+    unit: given.UnitOption = "sentence",
+    window: given.WindowOption = None,
+    max_units: given.MaxUnitsOption = None,
+    bos: given.BosOption = False,
+    long: given.LongOption = "split",
+    raw: given.RawOption = False,
+    format: given.FormatOption = "auto",
+    field: given.FieldOption = "text",
+    config: given.ConfigOption = None,
+    split: given.SplitOption = "train",
+    activation: given.ActivationOption = "fused",
+    dtype: given.DtypeOption = "float32",
+    device: given.DeviceOption = "auto",
+    revision: given.RevisionOption = None,
+    trust_remote_code: given.TrustOption = False,
+    shard: given.ShardOption = "0/1",
+    batch_tokens: given.BatchTokensOption = None,
+    block_tokens: given.BlockTokensOption = None,
+    threads: given.ThreadsOption = None,
+    cache: given.CacheOption = None,
+    as_json: given.SummaryOption = False,
+) -> None:
+    """Read out what each layer predicts, and where its prediction comes from.
+
+    Example: pyengine predictions gpt2 wiki.valid.tokens --mode layer --out runs/gpt2-layers
+    """
+    text = {
+        "unit": unit,
+        "window": window,
+        "max_units": max_units,
+        "long": long,
+        "detokenize": not raw,
+    }
+    load_settings = {
+        "device": device,
+        "dtype": dtype,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    settings: dict[str, Any] = {
+        "mode": mode,
+        "position": position,
+        "seed": seed,
+        "layers": options.indices(layers),
+        "final_norm": None if final_norm is None else ("on" if final_norm else "off"),
+        "head": head,
+        "n": n,
+        "all_values": all_values,
+        "output_dist": output_dist,
+        "bos": bos,
+        "activation": None if dtype == "float64" else activation,
+        "shard": options.shard(shard),
+        "batch_tokens": batch_tokens,
+        "block_tokens": block_tokens,
+        "cache_dir": cache,
+    }
+    given.check_picture(plot)
+    units = given.read_corpus(corpus, format, field, config, split, text)
+    given.set_threads(threads)
+    found = _predict(model, units, run, load_settings, settings)
+    whole = settings["shard"][1] == 1
+    if plot is not None:
+        from pyengine.plots import plot_predictions
+
+        plot_predictions(found, plot)
+        err.print(f"wrote {plot}")
+    if as_json:
+        print(json.dumps({"run": str(run), **summary(found)}))
+        return
+    print_layers(found)
+    if whole:
+        first = found.examples["unit"][0].as_py()
+        err.print(
+            f"next: pyengine show {run} --unit {first}"
+            f"   or: pyengine export {run} --format parquet --out predictions.parquet"
+        )
+    else:
+        err.print(f"shard {shard} is done; merge with: pyengine merge RUN_1 RUN_2 … --out RUN")
+
+
+def _predict(
+    model_name: str,
+    corpus: "Corpus",
+    run: Path,
+    load_settings: dict[str, Any],
+    settings: dict[str, Any],
+) -> "Predictions":
+    """Load, tokenise and predict, with progress; report warnings and the rate."""
+    from pyengine.analyses.predictions import ffn_predictions
+    from pyengine.loading import load
+
+    model = load(model_name, **load_settings)
+    started = time.monotonic()
+    try:
+        with progress() as advance:
+            found = ffn_predictions(
+                model,
+                corpus,
+                out=run,
+                on_tokenized=lambda done, total: advance("tokenising", done, total),
+                on_progress=lambda done, total: advance("predicting", done, total),
+                **settings,
+            )
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            f"interrupted; what was done is saved in {run}: run the same command again to resume"
+        ) from stop
+    _report(found, run, time.monotonic() - started)
+    return found
+
+
+def _report(found: "Predictions", run: Path, seconds: float) -> None:
+    record = found.record
+    layers = found.manifest["question"]["layers"]
+    err.print(
+        f"{record['n_examples']:,} examples × {len(layers)} layers from {record['n_tokens']:,} "
+        f"tokens in {seconds:.1f} s ({human(record['n_tokens'] / max(seconds, 1e-9))} tokens/s) "
+        f"→ {run}"
+    )
+    given.report_units(found.manifest)
+    for layer, n_nan in enumerate(record["n_nan"]):
+        if n_nan:
+            err.print(f"warning: layer {layer} had NaN in {n_nan:,} examples; they are left empty")
+    if not record["exact"]:
+        err.print("warning: memory ran out and batches were halved; the bits may not repeat")

@@ -1,0 +1,87 @@
+"""The forward pass of a model's body, on a copy that may be tapped.
+
+The copy is *structural*: new modules, the same parameters. The caller's model keeps its modules,
+hooks and mode; nothing has to be undone.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyengine.batches import Batch
+from pyengine.models import Model
+
+
+class Forward:
+    """Runs batches through a structural copy of a model's body.
+
+    Attributes:
+        model: the model, never modified.
+        body: the copy; hooks may be put on it and its modules replaced.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.body = _structural_copy(model.body)
+
+    def run(self, batch: Batch, decoder: Batch | None = None) -> None:
+        """Run one batch; what comes out is for hooks to take.
+
+        Args:
+            batch: the units as the model's first stack reads them. Alone it runs the only stack,
+                or the encoder.
+            decoder: the teacher-forced decoder input, for encoder-decoders only.
+        """
+        device = self.model.device
+        if decoder is None:
+            self._run_single(batch, device)
+        else:
+            self._run_encoder_decoder(batch, decoder, device)
+
+    def _run_single(self, batch: Batch, device: torch.device) -> None:
+        family = self.model.family
+        causal = family.stacks[0].causal
+        # Right padding lies after every content token, so a causal model needs no mask.
+        mask = None if causal else _padding_mask(batch, device)
+        body = self.body.encoder if family.encoder_decoder else self.body
+        extra = {"use_cache": False} if causal else {}
+        body(  # type: ignore[operator]
+            input_ids=to_device(batch.input_ids, device), attention_mask=mask, **extra
+        )
+
+    def _run_encoder_decoder(self, batch: Batch, decoder: Batch, device: torch.device) -> None:
+        mask = _padding_mask(batch, device)
+        encoded = self.body.encoder(  # type: ignore[operator]
+            input_ids=to_device(batch.input_ids, device), attention_mask=mask
+        )
+        self.body.decoder(  # type: ignore[operator]
+            input_ids=to_device(decoder.input_ids, device),
+            encoder_hidden_states=encoded[0],
+            encoder_attention_mask=mask,
+            use_cache=False,
+        )
+
+
+def to_device(array: Any, device: torch.device) -> Tensor:
+    """Copy a numpy array to a device without waiting for it; on the CPU memory is shared."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def _structural_copy(body: nn.Module) -> nn.Module:
+    shared: dict[int, Any] = {id(p): p for p in body.parameters()}
+    shared |= {id(b): b for b in body.buffers()}
+    copied: Any = copy.deepcopy(body, shared).eval()
+    # Padding needs no mask here; with a pad token transformers would look for it in every batch
+    # (and make the GPU wait) only to warn.
+    copied.config.pad_token_id = None
+    return copied
+
+
+def _padding_mask(batch: Batch, device: torch.device) -> Tensor | None:
+    """Return the [B, T] mask, None where nothing is padded (attention is then faster)."""
+    return None if batch.attention_mask.all() else to_device(batch.attention_mask, device)

@@ -1,0 +1,78 @@
+"""Replacing a layer's non-linearity (a gated layer's whole feed-forward module) by our own code."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from pyengine.errors import PyengineError
+from pyengine.families import FUSED_ACTIVATIONS, Layer
+from pyengine.models import Model
+
+# (layer, input of the non-linearity, name of its formula, linear half of a gated FFN or None) ->
+# the coefficients, act(pre) or act(pre) * up.
+Apply = Callable[[Layer, Tensor, str, Tensor | None], Tensor]
+
+
+def fuse(model: Model, body: nn.Module, layer: Layer, apply: Apply) -> None:
+    """Have `apply` compute the coefficients of a layer of `body`, a structural copy of the model.
+
+    Raises:
+        PyengineError: if the model's non-linearity has no fused kernel.
+    """
+    act = _fused_name(model, layer)
+    if layer.up(body) is None:
+        _replace(body, layer, layer.stack.activation, _FusedActivation(layer, act, apply))
+    else:
+        _replace(body, layer, layer.stack.ffn, _FusedGatedFFN(body, layer, act, apply))
+
+
+class _FusedActivation(nn.Module):
+    """Stands where the model's non-linearity stood."""
+
+    def __init__(self, layer: Layer, act: str, apply: Apply) -> None:
+        super().__init__()
+        self._run = lambda pre: apply(layer, pre, act, None)
+
+    def forward(self, pre: Tensor) -> Tensor:
+        return self._run(pre)
+
+
+class _FusedGatedFFN(nn.Module):
+    """Stands where a gated feed-forward module stood: value(act(gate(x)) * up(x))."""
+
+    def __init__(self, body: nn.Module, layer: Layer, act: str, apply: Apply) -> None:
+        super().__init__()
+        self.gate = layer.key(body)
+        self.up = layer.up(body)
+        self.value = layer.module(body, layer.stack.value)
+        self._run = lambda pre, up: apply(layer, pre, act, up)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out = self._run(self.gate(hidden), self.up(hidden))  # type: ignore[misc]
+        # T5 in float16 keeps its down-projection in float32.
+        weight: Any = self.value.weight
+        return self.value(out.to(weight.dtype))
+
+
+def _replace(body: nn.Module, layer: Layer, part: str, module: nn.Module) -> None:
+    parent, _, name = part.format(layer.block).rpartition(".")
+    setattr(body.get_submodule(parent), name, module)
+
+
+def _fused_name(model: Model, layer: Layer) -> str:
+    """Name the kernel formula of a layer's non-linearity, checking that it is the usual one."""
+    name = getattr(model.config, model.family.activation_name)
+    if name not in FUSED_ACTIVATIONS:
+        raise PyengineError(
+            f"no fused kernel for the activation {name!r}; use activation='model' "
+            f"(known: {', '.join(FUSED_ACTIVATIONS)})"
+        )
+    own, usual = layer.module(model.body, layer.stack.activation), ACT2FN[name]
+    if type(own) is not type(usual):
+        raise PyengineError(
+            f"layer {layer.index} computes {type(own).__name__}, not {name!r} as its configuration "
+            "says; use activation='model'"
+        )
+    return FUSED_ACTIVATIONS[name]
