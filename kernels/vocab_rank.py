@@ -19,7 +19,7 @@ from pyengine.kernels._vocab_tile import tl_vocab_tile
 PACK = tl.constexpr(4)  # targets whose counts share an integer, a byte each: one sum for all
 
 
-@triton.jit(do_not_specialize=["R", "V", "N", "N_SLOTS"])
+@triton.jit(do_not_specialize=["R", "V", "N"])
 def _vocab_rank_kernel(
     x_ptr,  # [R, D]
     weight_ptr,  # [V, D]
@@ -27,13 +27,12 @@ def _vocab_rank_kernel(
     targets_ptr,  # [N, R] int32
     target_logits_ptr,  # [N, R] float32
     ranks_ptr,  # [N, R] int32, zeros
-    slots_ptr,  # [R, n_tiles] int32, -1 = not kept; read if KEEP
-    kept_ptr,  # [R, N_SLOTS, BLOCK_V] float32; written if KEEP
+    slots_ptr,  # [n_tiles, R] int32, -1 = not kept; read if KEEP
+    kept_ptr,  # [n_slots, R, BLOCK_V] float32; written if KEEP
     R,
     V,
     D,
     N,
-    N_SLOTS,
     stride_xr,
     stride_xd,
     stride_wv,
@@ -70,16 +69,15 @@ def _vocab_rank_kernel(
     row_ok = row < R
     column = tl.arange(0, BLOCK_V)
     if KEEP:
-        slot = tl.load(slots_ptr + row * tl.num_programs(1) + tile, mask=row_ok, other=-1)
-        to = (row * N_SLOTS + slot) * BLOCK_V
+        slot = tl.load(slots_ptr + tile.to(tl.int64) * R + row, mask=row_ok, other=-1)
+        to = (slot.to(tl.int64) * R + row) * BLOCK_V
         tl.store(kept_ptr + to[:, None] + column[None, :], z, mask=(slot >= 0)[:, None])
     for t in range(0, N, PACK):
         packed = tl.zeros((BLOCK_R, BLOCK_V), tl.int32)
         for i in tl.static_range(PACK):
             at = (t + i).to(tl.int64) * R + row
-            ok = row_ok & (t + i < N)
-            own = tl.load(targets_ptr + at, mask=ok, other=-1) - first
-            logit = tl.load(target_logits_ptr + at, mask=ok, other=float("nan"))
+            own = tl.load(targets_ptr + at, mask=row_ok, other=-1) - first
+            logit = tl.load(target_logits_ptr + at, mask=row_ok, other=float("nan"))
             equal = (z == logit[:, None]) & (column[None, :] < own[:, None])
             before = (z > logit[:, None]) | equal
             packed += before.to(tl.int32) << (8 * i)
@@ -87,8 +85,7 @@ def _vocab_rank_kernel(
         for i in tl.static_range(PACK):
             at = (t + i).to(tl.int64) * R + row
             count = (counts >> (8 * i)) & 0xFF
-            ok = row_ok & (t + i < N) & (count > 0)
-            tl.atomic_add(ranks_ptr + at, count, mask=ok, sem="relaxed")
+            tl.atomic_add(ranks_ptr + at, count, mask=row_ok & (count > 0), sem="relaxed")
 
 
 def vocab_rank(
@@ -106,21 +103,21 @@ def vocab_rank(
         x: [R, d] float32 / float16 / bfloat16, any strides.
         weight: [V, d], likewise.
         bias: [V] or None.
-        targets: int32 [n, R], contiguous; -1 = none.
+        targets: int32 [n, R], contiguous, n a multiple of 4; -1 = none.
         target_logits: float32 [n, R], of `vocab_reduce`.
-        slots: int32 [R, n_tiles], where a tile is kept: 0 to n_slots - 1, each once per row; -1 is
+        slots: int32 [n_tiles, R], contiguous, where a tile is kept: 0 to n_slots - 1, each once per row; -1 is
             nowhere. None keeps nothing.
         n_slots: kept tiles per row.
 
     Returns:
-        The ranks, and float32 [R, n_slots, block_v]: -inf beyond the vocabulary.
+        The ranks, and float32 [n_slots, R, block_v]: -inf beyond the vocabulary.
 
     Oracle: `pyengine.reference.vocab_project`.
     """
     launch = vocab_launch(x, weight)
     n_rows, n_tiles = len(x), triton.cdiv(len(weight), launch.block_v)
     ranks = torch.zeros(targets.shape, dtype=torch.int32, device=x.device)
-    kept = torch.empty(n_rows, n_slots, launch.block_v, device=x.device)
+    kept = torch.empty(n_slots, n_rows, launch.block_v, device=x.device)
     if n_rows:
         _vocab_rank_kernel[(triton.cdiv(n_rows, launch.block_r), n_tiles)](
             x,
@@ -134,7 +131,6 @@ def vocab_rank(
             n_rows,
             *weight.shape,
             len(targets),
-            n_slots,
             *x.stride(),
             *weight.stride(),
             HAS_BIAS=bias is not None,

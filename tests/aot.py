@@ -153,7 +153,7 @@ def _vocab_specs() -> list[Spec]:
         types |= dict.fromkeys(("ranks_ptr", "slots_ptr"), "*i32")
         floats_out = ("highest", "lowest", "s", "u", "target_logits", "kept")
         types |= {f"{pointer}_ptr": "*fp32" for pointer in floats_out}
-        types |= dict.fromkeys(("R", "V", "D", "N", "N_SLOTS"), "i32")
+        types |= dict.fromkeys(("R", "V", "D", "N"), "i32")
         types |= {"stride_xr": "i32", "stride_wv": "i32"}
         kernels: list[tuple[str, Any, dict[str, Any]]] = [
             ("vocab_reduce", vocab_reduce._vocab_reduce_kernel, {}),
@@ -164,7 +164,7 @@ def _vocab_specs() -> list[Spec]:
             constants |= {"BLOCK_R": launch.block_r, "BLOCK_V": launch.block_v}
             constants |= {"BLOCK_D": launch.block_d}
             own = {key: kind for key, kind in types.items() if key in kernel.arg_names}
-            unaligned = tuple(key for key in ("R", "V", "N", "N_SLOTS") if key in own)
+            unaligned = ("R", "V", "N")
             found.append(Spec(f"{what} {name}", kernel, own, constants, launch, unaligned))
     return found
 
