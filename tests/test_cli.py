@@ -267,7 +267,8 @@ def test_what_is_not_a_run_is_refused(run: Run, tmp_path: Path, command: str) ->
 
 
 def test_help_shows_an_example_of_every_command(run: Run) -> None:
-    for command in ("demo", "triggers", "show", "merge", "verify", "compare", "export", "bench"):
+    commands = "demo triggers agreement predictions show merge verify compare export bench"
+    for command in commands.split():
         outcome = run(command, "--help")
         assert outcome.code == 0
         assert f"Example: pyengine {command}" in outcome.out

@@ -21,6 +21,7 @@ from pyengine.checks import check_choice, check_count
 from pyengine.errors import PyengineError
 from pyengine.manifest import describe
 from pyengine.models import Model
+from pyengine.precision import precision
 from pyengine.readout import Readout, readout
 from pyengine.run import RunFolder, open_run
 from pyengine.token_text import TokenText
@@ -84,7 +85,8 @@ def key_value_agreement(
     manifest = describe("agreement", question, {"rows": ROWS}, model, _corpus(targets))
 
     def compute(manifest: dict[str, Any]) -> Agreement:
-        arrays = _project_all(model, targets, kinds, readouts, top, seed, on_progress)
+        with precision(model.dtype):
+            arrays = _project_all(model, targets, kinds, readouts, top, seed, on_progress)
         text = TokenText.of(model.tokenizer)
         table = agreement_table(arrays, targets, text)
         layers = by_layer(table, dict(zip(targets.layers, kinds, strict=True)), model.vocab_size)
