@@ -78,9 +78,9 @@ def _vocab_rank_kernel(
             at = (t + i).to(tl.int64) * R + row
             own = tl.load(targets_ptr + at, mask=row_ok, other=-1) - first
             logit = tl.load(target_logits_ptr + at, mask=row_ok, other=float("nan"))
-            equal = (z == logit[:, None]) & (column[None, :] < own[:, None])
-            before = (z > logit[:, None]) | equal
-            packed += before.to(tl.int32) << (8 * i)
+            equal = tl.where(column[None, :] < own[:, None], 1 << (8 * i), 0)
+            equal = tl.where(z == logit[:, None], equal, 0)
+            packed += tl.where(z > logit[:, None], 1 << (8 * i), equal)
         counts = tl.sum(packed, 1)
         for i in tl.static_range(PACK):
             at = (t + i).to(tl.int64) * R + row
