@@ -23,7 +23,7 @@ from pyengine.export.agreement_tsv import COLUMNS
 def test_tsv_is_that_of_ff_layers(tmp_path: Path, dims: list[int] | None) -> None:
     model, triggers = searched_texts(dims=dims, floor=0.5)
     found = key_value_agreement(model, triggers, target="input")
-    export(found, "tsv", tmp_path / "base.tsv")
+    export(found, "tsv", tmp_path / "base")  # as the original's --output_base
     with (tmp_path / "base.tsv").open(newline="") as stream:
         header, *rows = csv.reader(stream, delimiter="\t")
     names = "layer W2_dim max_prob embedding_index embedding_token embedding_token_target_count"

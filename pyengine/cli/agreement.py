@@ -177,6 +177,5 @@ def _write_more(found: "Agreement", plot: Path | None, tsv: Path | None) -> None
     if tsv is not None:
         from pyengine.export import export
 
-        path = tsv if tsv.suffix == ".tsv" else tsv.with_name(f"{tsv.name}.tsv")
-        export(found, "tsv", path)
-        err.print(f"wrote {path}")
+        export(found, "tsv", tsv)
+        err.print(f"wrote {tsv}")

@@ -28,7 +28,9 @@ _ESCAPES = {ord("\\"): "\\\\", ord("\t"): "\\t", ord("\n"): "\\n", ord("\r"): "\
 
 
 def export_tsv(agreement: Agreement, path: Path) -> None:
-    """Write `path`, one row per value, and `{path without .tsv}_max_probs.json`.
+    """Write `{base}.tsv`, one row per value, and `{base}_max_probs.json`.
+
+    `path` is the base, with or without `.tsv`.
 
     The columns of the original: `max_prob` and `embedding_index` of the top token;
     `embedding_token`; `embedding_token_target_count`, how many of the key's targets equal it (-1:
@@ -52,10 +54,10 @@ def export_tsv(agreement: Agreement, path: Path) -> None:
             writer.writerow(COLUMNS)
             writer.writerows(_rows(agreement))
 
-    atomic_write(path, write)
+    base = path.name.removesuffix(".tsv")
+    atomic_write(path.with_name(f"{base}.tsv"), write)
     rows = zip(*_columns(agreement, ("layer", "top_prob")), strict=True)
     probs = [[prob for _, prob in layer] for _, layer in groupby(rows, key=lambda row: row[0])]
-    base = path.name.removesuffix(".tsv")
     atomic_write_text(path.with_name(f"{base}_max_probs.json"), json.dumps(probs, indent=4))
 
 
