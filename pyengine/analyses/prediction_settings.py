@@ -18,7 +18,9 @@ FINAL_NORM = ("on", "off")
 # By mode: the defaults of `final_norm` and `head`.
 READOUT_DEFAULTS = {"layer": ("on", "full"), "value": ("off", "embedding")}
 
-# Lists over all of d_ff are thousands of times as long: a block of them must fit into memory.
+# A block is what a kill costs, and its rows are in memory: fewer tokens where they take longer or
+# give more rows, fewest where every row has lists over all of d_ff.
+SLOW_BLOCK_TOKENS = 32_768
 ALL_VALUES_BLOCK_TOKENS = 8192
 
 
@@ -51,7 +53,6 @@ class PredictionSettings:
         check_choice("position", self.position, POSITIONS)
         norm, head = READOUT_DEFAULTS[self.mode]
         device = model.device.type
-        block = ALL_VALUES_BLOCK_TOKENS if self.all_values else BLOCK_TOKENS[device]
         full = replace(
             self,
             layers=self.layers or tuple(range(model.n_layers)),
@@ -59,10 +60,18 @@ class PredictionSettings:
             head=self.head or head,
             activation=_activation(self.activation, model),
             batch_tokens=BATCH_TOKENS[device] if self.batch_tokens is None else self.batch_tokens,
-            block_tokens=block if self.block_tokens is None else self.block_tokens,
+            block_tokens=self._block_tokens(device),
         )
         full._check(model)
         return full
+
+    def _block_tokens(self, device: str) -> int:
+        if self.block_tokens is not None:
+            return self.block_tokens
+        if self.all_values:
+            return ALL_VALUES_BLOCK_TOKENS
+        slow = device == "cpu" or self.position == "all"
+        return SLOW_BLOCK_TOKENS if slow else BLOCK_TOKENS[device]
 
     def _check(self, model: Model) -> None:
         check_choice("final_norm", str(self.final_norm), FINAL_NORM)

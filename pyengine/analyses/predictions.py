@@ -71,8 +71,9 @@ def ffn_predictions(
             (default, and all there is, in float64).
         batch_tokens: tokens per batch, padding included; part of what decides the last bits.
             Default: 4096 on the CPU, 16384 on CUDA.
-        block_tokens: content tokens per block, inside which units are sorted by length. Default:
-            131,072 on the CPU, 524,288 on CUDA; 8192 with `all_values`.
+        block_tokens: content tokens per block, inside which units are sorted by length, and of
+            which a kill costs one. Default: 32,768; on CUDA 524,288 for one position per unit;
+            with `all_values` 8192.
         out: a run directory; the same call resumes it, block by block. None keeps the result in
             memory.
         shard: (i, n) takes the i-th of n parts of the corpus, from 0; merge with `pyengine merge`.
