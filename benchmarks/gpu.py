@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
     "tests": "benchmarks.gpu",
     "kernels": "benchmarks._gpu_kernels",
+    "vocab": "benchmarks._gpu_vocab",
     "search": "benchmarks._gpu_search",
     "exactness": "benchmarks._gpu_exactness",
 }

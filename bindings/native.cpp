@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "heap_merge.hpp"
-#include "rank_counts.hpp"
+#include "row_summary.hpp"
 
 namespace py = pybind11;
 
@@ -115,27 +115,39 @@ py::tuple merge_heaps(const py::sequence& all_scores, const py::sequence& all_id
 }
 
 template <typename T>
-py::array rank_counts_of(const py::array& all_logits, const py::array& all_targets, int n_threads) {
+py::tuple summarize_rows_of(const py::array& all_logits, const py::array& all_targets,
+                            int n_threads) {
     const auto logits = to_array<T>(all_logits, 2, "logits");
     const auto targets = to_array<std::int64_t>(all_targets, 2, "targets");
     if (logits.shape(0) != targets.shape(0)) {
         fail("targets", "have shape " + shape_text(targets) + ", logits " + shape_text(logits));
     }
+    if (logits.shape(1) == 0) fail("logits", "have shape " + shape_text(logits) + ", no tokens");
+    const pyengine::LogitRows<T> rows{logits.data(), targets.data(), logits.shape(0),
+                                      logits.shape(1), targets.shape(1)};
+    const py::ssize_t n_groups = (logits.shape(1) - 1) / pyengine::kTokensPerGroup + 1;
+    py::array_t<T> maxima({logits.shape(0), n_groups});
+    py::array_t<T> minima({logits.shape(0), n_groups});
+    py::array_t<T> highest(logits.shape(0));
+    py::array_t<double> s(logits.shape(0));
+    py::array_t<double> u(logits.shape(0));
     py::array_t<std::int64_t> ranks({targets.shape(0), targets.shape(1)});
-    std::int64_t* const ranks_out = ranks.mutable_data();
+    const pyengine::RowSummaries<T> out{maxima.mutable_data(),  minima.mutable_data(),
+                                        highest.mutable_data(), s.mutable_data(),
+                                        u.mutable_data(),       ranks.mutable_data()};
     {
         const py::gil_scoped_release release;
-        pyengine::rank_counts(logits.data(), targets.data(), logits.shape(0), logits.shape(1),
-                              targets.shape(1), n_threads, ranks_out);
+        pyengine::summarize_rows(rows, n_threads, out);
     }
-    return std::move(ranks);
+    return py::make_tuple(std::move(maxima), std::move(minima), std::move(highest), std::move(s),
+                          std::move(u), std::move(ranks));
 }
 
-py::array rank_counts(const py::array& logits, const py::array& targets, int n_threads) {
+py::tuple summarize_rows(const py::array& logits, const py::array& targets, int n_threads) {
     if (logits.dtype().equal(py::dtype::of<double>())) {
-        return rank_counts_of<double>(logits, targets, n_threads);
+        return summarize_rows_of<double>(logits, targets, n_threads);
     }
-    return rank_counts_of<float>(logits, targets, n_threads);
+    return summarize_rows_of<float>(logits, targets, n_threads);
 }
 
 }  // namespace
@@ -145,7 +157,6 @@ PYBIND11_MODULE(_native, module) {
     module.def("merge_heaps", &merge_heaps, py::arg("scores"), py::arg("ids"), py::arg("k"),
                py::arg("unit_starts") = py::none(), py::arg("largest") = true,
                py::arg("n_threads") = 0, "See pyengine.merge.merge_heaps.");
-    module.def("rank_counts", &rank_counts, py::arg("logits"), py::arg("targets"),
-               py::arg("n_threads") = 0,
-               "For each target id of a row of logits, how many tokens stand before it.");
+    module.def("summarize_rows", &summarize_rows, py::arg("logits"), py::arg("targets"),
+               py::arg("n_threads") = 0, "See pyengine.torch_vocab.Summary.");
 }

@@ -1,25 +1,30 @@
-// Count the tokens that stand before given tokens in rows of logits. Standard C++ only.
+// Count the tokens that stand before given tokens in a row of logits. Standard C++ only.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace pyengine {
 
-// For row r and target t of [n_rows, n_targets], write the number of tokens with a higher logit
-// than the target's, or an equal one and a lower id; -1 where the target is -1.
-//
-// logits is row-major [n_rows, n_tokens]; targets and ranks are row-major [n_rows, n_targets].
-// -0.0 equals +0.0, infinities are legal; a row that holds NaN gets some numbers, not the same on
-// every machine. Repeated targets of a row are counted once. n_threads 0: one per hardware thread;
-// the result does not depend on it. Scratch memory is O(n_targets) per thread.
-//
-// Throws std::invalid_argument naming row and slot when a target is below -1 or >= n_tokens; ranks
-// are then unspecified.
-void rank_counts(const float* logits, const std::int64_t* targets, std::int64_t n_rows,
-                 std::int64_t n_tokens, std::int64_t n_targets, int n_threads,
-                 std::int64_t* ranks);
-void rank_counts(const double* logits, const std::int64_t* targets, std::int64_t n_rows,
-                 std::int64_t n_tokens, std::int64_t n_targets, int n_threads,
-                 std::int64_t* ranks);
+// For each target token of a row, the number of tokens with a higher logit, or an equal one and a
+// lower id; -1 for the target -1. The others must lie in [0, n_tokens). -0.0 equals +0.0,
+// infinities are legal; a row that holds NaN gets some numbers, not the same on every machine.
+// Repeated targets are counted once. Keeps O(n_targets) scratch memory from row to row.
+template <typename T>
+class RankCounter {
+public:
+    void count(const T* logits, std::int64_t n_tokens, const std::int64_t* targets,
+               std::int64_t n_targets, std::int64_t* ranks);
+
+private:
+    void count_tokens(const T* logits, std::int64_t n_tokens);
+
+    std::vector<std::int64_t> tokens_;  // ascending, distinct
+    std::vector<std::int64_t> before_;  // their ranks
+    std::vector<T> bounds_;             // their logits
+};
+
+extern template class RankCounter<float>;
+extern template class RankCounter<double>;
 
 }  // namespace pyengine

@@ -24,7 +24,7 @@ class Launch(NamedTuple):
 
 
 class VocabLaunch(NamedTuple):
-    """A tile of logits: rows, tokens, what is summed at once, warps, pipeline stages, budgets."""
+    """A tile of logits: rows, tokens, what is summed at once; warps, stages; budgets of a pass."""
 
     block_r: int
     block_v: int
@@ -32,10 +32,12 @@ class VocabLaunch(NamedTuple):
     num_warps: int
     num_stages: int
     budgets: dict[str, tuple[int, int]]
+    rank_budgets: dict[str, tuple[int, int]]
 
 
 def _budgets(sm_80: int, sm_90: int, gfx942: int, shared: int) -> dict[str, tuple[int, int]]:
-    return {"sm_80": (sm_80, shared), "sm_90": (sm_90, shared), "gfx942": (gfx942, shared)}
+    gfx942_shared = min(shared, 65536)  # all that there is
+    return {"sm_80": (sm_80, shared), "sm_90": (sm_90, shared), "gfx942": (gfx942, gfx942_shared)}
 
 
 # Winners of what was compiled: more columns or fewer warps per program spill.
@@ -45,11 +47,22 @@ TOPK_APPEND = Launch(32, 4, _budgets(144, 128, 112, shared=8192))
 TOPK_APPEND_UNIT = Launch(32, 4, _budgets(80, 80, 64, shared=1024))
 TOPK_MERGE = Launch(1, 1, _budgets(56, 56, 64, shared=0))  # k <= 64
 TOPK_MERGE_WIDE = Launch(1, 1, _budgets(64, 64, 80, shared=0))  # k <= 128
-# The same tiles in both passes, or their logits could differ in the last bit.
-VOCAB_REDUCE = VocabLaunch(64, 128, 16, 8, 3, _budgets(255, 255, 128, shared=32768))
-VOCAB_REDUCE_HALF = VocabLaunch(64, 128, 64, 8, 3, _budgets(255, 255, 128, shared=73728))
-VOCAB_RANK = VOCAB_REDUCE._replace(budgets=_budgets(255, 255, 128, shared=32768))
-VOCAB_RANK_HALF = VOCAB_REDUCE_HALF._replace(budgets=_budgets(255, 255, 128, shared=73728))
+# One tile for both passes, or their logits could differ in the last bit. Larger ones spill.
+VOCAB_FLOAT = VocabLaunch(
+    *(64, 128, 16, 8, 3),
+    budgets=_budgets(200, 184, 104, shared=32768),
+    rank_budgets=_budgets(168, 248, 72, shared=24576),
+)
+VOCAB_HALF = VocabLaunch(
+    *(64, 128, 64, 8, 3),
+    budgets=_budgets(208, 192, 104, shared=73728),
+    rank_budgets=_budgets(128, 256, 96, shared=73728),
+)
+VOCAB_MIXED = VocabLaunch(  # two dtypes, multiplied in float32
+    *(64, 64, 32, 8, 3),
+    budgets=_budgets(208, 208, 88, shared=32768),
+    rank_budgets=_budgets(208, 200, 96, shared=32768),
+)
 
 
 @triton.jit
@@ -111,9 +124,10 @@ def check_float(name: str, x: torch.Tensor) -> None:
 
 
 def vocab_launch(x: torch.Tensor, weight: torch.Tensor) -> VocabLaunch:
-    """Return how tiles of x · weightᵀ are made; dtypes that differ are multiplied in float32."""
-    half = x.dtype == weight.dtype != torch.float32
-    return VOCAB_REDUCE_HALF if half else VOCAB_REDUCE
+    """Return how the tiles of x · weightᵀ are made."""
+    if x.dtype != weight.dtype:
+        return VOCAB_MIXED
+    return VOCAB_FLOAT if x.dtype == torch.float32 else VOCAB_HALF
 
 
 def vocab_arguments(

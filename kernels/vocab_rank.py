@@ -75,15 +75,15 @@ def _vocab_rank_kernel(
     for t in range(0, N, PACK):
         packed = tl.zeros((BLOCK_R, BLOCK_V), tl.int32)
         for i in tl.static_range(PACK):
-            at = (t + i).to(tl.int64) * R + row
+            at = row + (t + i) * R
             own = tl.load(targets_ptr + at, mask=row_ok, other=-1) - first
             logit = tl.load(target_logits_ptr + at, mask=row_ok, other=float("nan"))
-            equal = tl.where(column[None, :] < own[:, None], 1 << (8 * i), 0)
-            equal = tl.where(z == logit[:, None], equal, 0)
-            packed += tl.where(z > logit[:, None], 1 << (8 * i), equal)
+            equal = (z == logit[:, None]) & (column[None, :] < own[:, None])
+            before = (z > logit[:, None]) | equal
+            packed += before.to(tl.int32) << (8 * i)
         counts = tl.sum(packed, 1)
         for i in tl.static_range(PACK):
-            at = (t + i).to(tl.int64) * R + row
+            at = row + (t + i) * R
             count = (counts >> (8 * i)) & 0xFF
             tl.atomic_add(ranks_ptr + at, count, mask=row_ok & (count > 0), sem="relaxed")
 
@@ -105,8 +105,8 @@ def vocab_rank(
         bias: [V] or None.
         targets: int32 [n, R], contiguous, n a multiple of 4; -1 = none.
         target_logits: float32 [n, R], of `vocab_reduce`.
-        slots: int32 [n_tiles, R], contiguous, where a tile is kept: 0 to n_slots - 1, each once per row; -1 is
-            nowhere. None keeps nothing.
+        slots: int32 [n_tiles, R], contiguous: where a tile is kept, 0 to n_slots - 1, each once
+            per row; -1 is nowhere. None keeps nothing.
         n_slots: kept tiles per row.
 
     Returns:
@@ -114,6 +114,8 @@ def vocab_rank(
 
     Oracle: `pyengine.reference.vocab_project`.
     """
+    if len(targets) % PACK.value or targets.numel() >= 2**31:
+        raise ValueError(f"targets must be [a multiple of 4, R], got {tuple(targets.shape)}")
     launch = vocab_launch(x, weight)
     n_rows, n_tiles = len(x), triton.cdiv(len(weight), launch.block_v)
     ranks = torch.zeros(targets.shape, dtype=torch.int32, device=x.device)

@@ -100,8 +100,9 @@ def _vocab_reduce_kernel(
         tl.store(target_logits_ptr + at, picked, mask=ok & here)
 
     token_ok = (tl.arange(0, BLOCK_V) < V - first)[None, :]
-    low, worst = tl.min(tl.where(token_ok, z, float("inf")), 1, return_indices=True)
-    high, best = tl.max(z, 1, return_indices=True)
+    # NaN never competes: what a maximum makes of it varies. It shows in s.
+    low, worst = tl.min(tl.where(token_ok & (z == z), z, float("inf")), 1, return_indices=True)
+    high, best = tl.max(tl.where(z == z, z, float("-inf")), 1, return_indices=True)
     d = tl.where(z == high[:, None], 0.0, z - high[:, None])  # also for equal infinities
     d = tl.where(d < -1e4, -1e4, d)  # exp(d) = 0, and stays 0 in u; `maximum` would drop NaN
     e = tl.exp(d)
@@ -127,10 +128,10 @@ def vocab_reduce(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
     """
     launch = vocab_launch(x, weight)
     shape = len(x), triton.cdiv(len(weight), launch.block_v)
-    floats = [torch.empty(shape, device=x.device) for _ in range(4)]
-    ids = [torch.empty(shape, dtype=torch.int32, device=x.device) for _ in range(2)]
+    highest, lowest, s, u = (torch.empty(shape, device=x.device) for _ in range(4))
+    best, worst = (torch.empty(shape, dtype=torch.int32, device=x.device) for _ in range(2))
     target_logits = torch.full(targets.shape, float("nan"), device=x.device)
-    found = VocabTiles(*floats, *ids, target_logits)
+    found = VocabTiles(highest, lowest, s, u, best, worst, target_logits)
     if len(x):
         _vocab_reduce_kernel[(triton.cdiv(len(x), launch.block_r), shape[1])](
             x,

@@ -11,8 +11,10 @@ def merge_heaps(
     largest: bool = True,
     n_threads: int = 0,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
-def rank_counts(
+def summarize_rows(
     logits: NDArray[np.float32] | NDArray[np.float64],
     targets: NDArray[np.int64],
     n_threads: int = 0,
-) -> NDArray[np.int64]: ...
+) -> tuple[
+    NDArray, NDArray, NDArray, NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]
+]: ...

@@ -1,4 +1,4 @@
-"""Capture and streaming top-k: Triton on CUDA, torch on the CPU, one contract.
+"""Capture, streaming top-k, projection: Triton on CUDA, torch on the CPU, one contract.
 
 `PYENGINE_BACKEND=reference|torch|triton` overrides the choice; nothing falls back silently.
 
@@ -21,10 +21,12 @@ from pyengine.backend import backend_for
 from pyengine.packed import EMPTY, pack, unpack
 from pyengine.rows import Rows, Span
 from pyengine.topk_state import TopKState
+from pyengine.vocab_project import Projection, vocab_project
 
 __all__ = [
     "EMPTY",
     "Captured",
+    "Projection",
     "Rows",
     "Span",
     "TopKState",
@@ -34,6 +36,7 @@ __all__ = [
     "topk_flush",
     "topk_fold",
     "unpack",
+    "vocab_project",
 ]
 
 ACTIVATIONS = ("identity", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu")

@@ -75,7 +75,6 @@ def vocab_project(
     if bias is not None:
         logits = logits + bias.double()
     order = logits.sort(dim=1, descending=True, stable=True).indices  # stable: the lower id first
-    best = order[:, :m]
     lowest = logits.sort(dim=1, stable=True).indices[:, 0]
     lse = logits.logsumexp(1)
     p = (logits - lse[:, None]).exp()
@@ -83,5 +82,16 @@ def vocab_project(
     known = targets >= 0
     at = targets.clamp(min=0)
     target_logits = torch.where(known, logits.gather(1, at), math.nan)
-    ranks = torch.where(known, order.argsort(1).gather(1, at), -1)
-    return logits.gather(1, best), best, lse, entropy, target_logits, ranks, lowest
+    wrong = logits.isnan().any(1)
+    best = torch.where(wrong[:, None], -1, order[:, :m])
+    best_logits = torch.where(wrong[:, None], math.nan, logits.gather(1, order[:, :m]))
+    ranks = torch.where(known & ~wrong[:, None], order.argsort(1).gather(1, at), -1)
+    return (
+        best_logits,
+        best,
+        lse,
+        torch.where(lse.isfinite(), entropy, math.nan),
+        target_logits,
+        ranks,
+        torch.where(wrong, -1, lowest),
+    )

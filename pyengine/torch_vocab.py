@@ -1,7 +1,7 @@
-"""Vocabulary projection in plain torch: the logits of a block of rows at a time, in one buffer.
+"""Vocabulary projection by blocks of rows: a product of torch's, and reductions of its logits.
 
-What follows the product runs over slices of a few rows, which stay in the cache: there an
-operation costs a tenth of what it costs on the whole block.
+One buffer holds the logits of a block. On the CPU compiled loops reduce it, a row at a time, which
+so stays in the cache; elsewhere torch does.
 """
 
 import math
@@ -10,22 +10,49 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyengine._native import rank_counts
+from pyengine._native import summarize_rows
 from pyengine.packed import pack, unpack
 
-GROUP = 64  # tokens per group whose largest and smallest logit lead to the best and the lowest
-# Bytes of the buffer: enough rows for the product to run at speed, few enough to be had anywhere.
-LOGIT_BYTES = {"cpu": 48 << 20, "cuda": 384 << 20}
-SLICE_BYTES = {"cpu": 2 << 20, "cuda": 96 << 20}  # of the logits reduced at once; two copies live
+GROUP = 64  # tokens whose largest and smallest logit lead to the best and the lowest
+# Of the buffer. Up to 32 MiB glibc hands out the same pages again, which costs nothing, but for a
+# large vocabulary that would be too few rows for the product to run at speed.
+LOGIT_BYTES = {"cpu": 30 << 20, "cuda": 384 << 20}
+MIN_ROWS, LARGE_BYTES = {"cpu": 128, "cuda": 512}, 256 << 20  # in float32; float64: half
+SLOW_ROWS = {
+    "cpu": range(177, 512),
+    "cuda": range(0),
+}  # MKL: 250 rows at 0.9 times the speed of 176
 WEIGHT_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}  # of a weight that must be widened, at once
+SLICE_BYTES = 64 << 20  # of the logits that torch reduces at once: it needs two more of that size
 NEGLIGIBLE = {torch.float32: -80.0, torch.float64: -700.0}  # exp(-80) * 2**32 vanishes beside 1
 
 
-class _Best(NamedTuple):
+class Best(NamedTuple):
     """Some tokens of each row, [r, m], best first: a higher logit, then a lower id."""
 
     logits: Tensor
     ids: Tensor
+
+
+class Summary(NamedTuple):
+    """What a row of logits comes to; with d = z - max z: s = Σ exp(d) and u = Σ exp(d)·d.
+
+    Attributes:
+        maxima: [r, n_groups], of groups of 64 tokens.
+        minima: likewise.
+        highest: [r].
+        s: float64 [r]; NaN where a logit is.
+        u: likewise.
+        ranks: int64 [r, n], the tokens before each target: a higher logit, or an equal one and a
+            lower id. Anything where the target is -1, or a logit NaN.
+    """
+
+    maxima: Tensor
+    minima: Tensor
+    highest: Tensor
+    s: Tensor
+    u: Tensor
+    ranks: Tensor
 
 
 def vocab_project(
@@ -35,7 +62,7 @@ def vocab_project(
     dtype = torch.float64 if torch.float64 in (x.dtype, weight.dtype) else torch.float32
     n_rows, vocab = len(x), len(weight)
     floats = x.new_empty(0, dtype=dtype)
-    top = _Best(floats.new_empty(n_rows, m), targets.new_empty(n_rows, m))
+    top = Best(floats.new_empty(n_rows, m), targets.new_empty(n_rows, m))
     lse, entropy = floats.new_empty(n_rows), floats.new_empty(n_rows)
     target_logits, ranks = floats.new_empty(targets.shape), torch.empty_like(targets)
     bottom = targets.new_empty(n_rows)
@@ -47,21 +74,25 @@ def vocab_project(
         part = slice(first, first + step)
         z = buffer[: len(x[part])]
         _logits(x[part].to(dtype), weight, bias, z)
-        maxima, minima, lse[part], entropy[part] = _reduce(z)
-        wrong = lse[part].isnan()[:, None]  # some logit is NaN
-        best = _best_tokens(z, maxima, m)
+        summary = summarize(z, targets[part])
+        lse[part], entropy[part] = distribution(summary.highest.double(), summary.s, summary.u)
+        wrong = summary.s.isnan()[:, None]
+        best = _best_tokens(z, summary.maxima, m)
         top.logits[part] = best.logits.masked_fill_(wrong, math.nan)
         top.ids[part] = best.ids.masked_fill_(wrong, -1)
-        bottom[part] = _lowest(z, minima).masked_fill_(wrong[:, 0], -1)
+        bottom[part] = _lowest(z, summary.minima).masked_fill_(wrong[:, 0], -1)
         none = targets[part] < 0
         target_logits[part] = z.gather(1, targets[part].clamp(min=0)).masked_fill_(none, math.nan)
-        ranks[part] = _ranks(z, targets[part]).masked_fill_(none | wrong, -1)
+        ranks[part] = summary.ranks.masked_fill_(none | wrong, -1)
     return *top, lse, entropy, target_logits, ranks, bottom
 
 
 def block_rows(vocab: int, itemsize: int, device_type: str) -> int:
     """Return how many rows of logits are held at once."""
-    return max(1, LOGIT_BYTES[device_type] // (vocab * itemsize))
+    row = vocab * itemsize
+    least = min(MIN_ROWS[device_type] * 4 // itemsize, LARGE_BYTES // row)
+    rows = max(1, least, LOGIT_BYTES[device_type] // row)
+    return SLOW_ROWS[device_type][0] - 1 if rows in SLOW_ROWS[device_type] else rows
 
 
 def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -71,75 +102,76 @@ def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None
         n_bytes = WEIGHT_BYTES[x.device.type]
         step = max(GROUP, n_bytes // (max(1, weight.shape[1]) * x.element_size()))
     for first in range(0, len(weight), step):
-        part = weight[first : first + step].to(x.dtype)
-        torch.mm(x, part.t(), out=out[:, first : first + step])
+        part = slice(first, first + step)
+        torch.mm(x, weight[part].to(x.dtype).t(), out=out[:, part])
     if bias is not None:
-        for z in out.split(_slice_rows(out)):
-            z += bias
+        out += bias
 
 
-def _slice_rows(z: Tensor) -> int:
-    return max(1, SLICE_BYTES[z.device.type] // (z.shape[1] * z.element_size()))
+def summarize(z: Tensor, targets: Tensor) -> Summary:
+    """Summarise [r, vocab] contiguous logits, and rank the targets, [r, n]."""
+    if z.device.type != "cpu":
+        step = max(1, SLICE_BYTES // (z.shape[1] * z.element_size()))
+        slices = zip(z.split(step), targets.split(step), strict=True)
+        parts = [summarize_in_torch(*part) for part in slices]
+        return Summary(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    arrays = summarize_rows(z.numpy(), targets.numpy(), torch.get_num_threads())
+    return Summary(*map(torch.from_numpy, arrays))
 
 
-def _reduce(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the groups' maxima and minima, [r, groups], the log-sum-exp and the entropy, [r].
+def summarize_in_torch(z: Tensor, targets: Tensor) -> Summary:
+    """Do what `summarize` does, on any device."""
+    whole = z.shape[1] - z.shape[1] % GROUP
+    groups, rest = z[:, :whole].unflatten(1, (-1, GROUP)), z[:, whole:]
+    maxima, minima = groups.amax(2), groups.amin(2)
+    if rest.shape[1]:
+        maxima = torch.cat([maxima, rest.amax(1, keepdim=True)], 1)
+        minima = torch.cat([minima, rest.amin(1, keepdim=True)], 1)
+    highest = maxima.amax(1, keepdim=True)
+    d = (z - highest).masked_fill_(z == highest, 0)  # also for equal infinities
+    torch.threshold_(d, NEGLIGIBLE[z.dtype], -1e4)  # p = 0, and nothing in u
+    e = d.exp()
+    s = e.sum(1, dtype=torch.float64)
+    u = e.mul_(d).sum(1, dtype=torch.float64)
+    ranks = torch.empty_like(targets)
+    column = torch.arange(z.shape[1], device=z.device)
+    for t, token in enumerate(targets.t()[:, :, None]):
+        logit = z.gather(1, token.clamp(min=0))
+        ranks[:, t] = ((z > logit) | ((z == logit) & (column < token))).sum(1)
+    return Summary(maxima, minima, highest[:, 0], s, u, ranks)
 
-    With d = z - max z and s = Σ exp(d): lse = max z + log s, entropy = log s - Σ exp(d)·d / s.
+
+def distribution(highest: Tensor, s: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (lse, entropy) = (max z + log s, log s - u / s), NaN where s is.
+
+    A row without a finite maximum is no distribution: its entropy is NaN.
     """
-    full = z.shape[1] // GROUP
-    n_groups = -(-z.shape[1] // GROUP)
-    maxima, minima = z.new_empty(len(z), n_groups), z.new_empty(len(z), n_groups)
-    s, moment = z.new_empty(len(z)), z.new_empty(len(z))
-    highest = z.new_empty(len(z), 1)
-    rows = _slice_rows(z)
-    d, e = torch.empty_like(z[:rows]), torch.empty_like(z[:rows])
-    for first in range(0, len(z), rows):
-        part = slice(first, first + rows)
-        here = z[part]
-        groups = here[:, : full * GROUP].unflatten(1, (full, GROUP))
-        torch.amax(groups, 2, out=maxima[part, :full])
-        torch.amin(groups, 2, out=minima[part, :full])
-        if full < n_groups:
-            torch.amax(here[:, full * GROUP :], 1, out=maxima[part, full])
-            torch.amin(here[:, full * GROUP :], 1, out=minima[part, full])
-        torch.amax(maxima[part], 1, keepdim=True, out=highest[part])
-        below, exps = d[: len(here)], e[: len(here)]
-        torch.sub(here, highest[part], out=below)
-        torch.threshold_(below, NEGLIGIBLE[z.dtype], -1e4)  # p = 0, also for -inf; no denormals
-        torch.exp(below, out=exps)
-        torch.sum(exps, 1, out=s[part])
-        torch.sum(exps.mul_(below), 1, out=moment[part])
-    return maxima, minima, *_distribution(highest[:, 0], s, moment)
-
-
-def _distribution(highest: Tensor, s: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (lse, entropy); a row without a finite maximum is no distribution."""
     log_s = s.log()
-    finite = highest.isfinite()
+    finite = highest.isfinite() | s.isnan()
     lse = torch.where(finite, highest + log_s, highest)
-    return lse, torch.where(finite, log_s - moment / s, math.nan)
+    return lse, torch.where(finite, log_s - u / s, math.nan)
 
 
-def _best_tokens(z: Tensor, maxima: Tensor, m: int) -> _Best:
+def _best_tokens(z: Tensor, maxima: Tensor, m: int) -> Best:
     """Return the m best tokens: they lie in the m best groups (higher maximum, lower group)."""
-    vocab = z.shape[1]
-    if m >= maxima.shape[1]:
-        parts = [_best(part, torch.arange(vocab, device=z.device), m) for part in z.split(8)]
-        return _Best(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    groups = _best(maxima, torch.arange(maxima.shape[1], device=z.device), m).ids.sort(1).values
-    ids = (groups[:, :, None] * GROUP + torch.arange(GROUP, device=z.device)).flatten(1)
+    vocab, n_groups = z.shape[1], maxima.shape[1]
+    column = torch.arange(max(vocab, GROUP), device=z.device)
+    if m >= n_groups:
+        parts = [best_of(part, column[:vocab], m) for part in z.split(max(1, (1 << 21) // vocab))]
+        return Best(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    groups = best_of(maxima, column[:n_groups], m).ids.sort(1).values
+    ids = (groups[:, :, None] * GROUP + column[:GROUP]).flatten(1)
     logits = z.gather(1, ids.clamp(max=vocab - 1)).masked_fill_(ids >= vocab, -math.inf)
-    return _best(logits, ids, m)
+    return best_of(logits, ids, m)
 
 
-def _best(logits: Tensor, ids: Tensor, m: int) -> _Best:
+def best_of(logits: Tensor, ids: Tensor, m: int) -> Best:
     """Return the m best of [r, n] logits; `ids`, [n] or [r, n], ascend in each row."""
     if logits.dtype == torch.float32:
-        return _Best(*unpack(pack(logits, ids).topk(m).values))
+        return Best(*unpack(pack(logits, ids).topk(m).values))
     ordered = logits.sort(dim=1, descending=True, stable=True)
     at = ordered.indices[:, :m]
-    return _Best(ordered.values[:, :m], ids.expand_as(logits).gather(1, at))
+    return Best(ordered.values[:, :m], ids.expand_as(logits).gather(1, at))
 
 
 def _lowest(z: Tensor, minima: Tensor) -> Tensor:
@@ -148,20 +180,3 @@ def _lowest(z: Tensor, minima: Tensor) -> Tensor:
     ids = group[:, None] * GROUP + torch.arange(GROUP, device=z.device)
     logits = z.gather(1, ids.clamp(max=z.shape[1] - 1))  # repeats the last token: never the first
     return group * GROUP + logits.argmin(1)
-
-
-def _ranks(z: Tensor, targets: Tensor) -> Tensor:
-    """Count the tokens before each target: a higher logit, or an equal one and a lower id."""
-    if z.device.type == "cpu":
-        counts = rank_counts(z.numpy(), targets.numpy(), torch.get_num_threads())
-        return torch.from_numpy(counts)
-    ranks = torch.empty_like(targets)
-    column = torch.arange(z.shape[1], device=z.device)
-    for first in range(0, len(z), _slice_rows(z)):
-        part = slice(first, first + _slice_rows(z))
-        for t in range(targets.shape[1]):
-            token = targets[part, t, None]
-            logit = z[part].gather(1, token.clamp(min=0))
-            before = (z[part] > logit) | ((z[part] == logit) & (column < token))
-            ranks[part, t] = before.sum(1)
-    return ranks

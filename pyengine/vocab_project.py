@@ -25,7 +25,7 @@ class Projection(NamedTuple):
         top_logits: [R, m], descending.
         top_ids: int64 [R, m]; equal logits: the lower id first.
         lse: [R], log of the sum over the vocabulary of exp(logit).
-        entropy: [R], of the softmax, in nats.
+        entropy: [R], of the softmax, in nats; NaN where the largest logit is infinite.
         target_logits: [R, n]; NaN where the target is -1.
         target_ranks: int64 [R, n], 0 is the best: the number of tokens with a higher logit, or an
             equal one and a lower id; -1 where the target is -1.
@@ -61,10 +61,10 @@ def vocab_project(
     targets: Tensor | None = None,
     m: int = 1,
 ) -> Projection:
-    """Project rows onto an output embedding: logits = x · weightᵀ + bias, in blocks.
+    """Project rows onto an output embedding: logits = x · weightᵀ + bias, in blocks of rows.
 
-    Ranks and ties are exact with respect to the logits as computed. A row with a NaN logit has NaN
-    for its lse and entropy, -1 for its tokens and ranks.
+    Ranks and ties are exact with respect to the logits as computed; -0.0 equals +0.0. A row with a
+    NaN logit has NaN for its top_logits, lse and entropy, -1 for its tokens and ranks.
 
     Args:
         x: [R, d], float32, float16, bfloat16 or float64, any strides.
@@ -75,10 +75,12 @@ def vocab_project(
         m: how many of the best tokens, 1 to V.
 
     Returns:
-        A `Projection`; its memory, and a block of logits, are all that is allocated.
+        A `Projection`; what is allocated beside it is bounded: 80 MB on the CPU (280 MB for more
+        than 60,000 tokens), 1 GB on CUDA, unless a single row needs more.
 
     Raises:
-        ValueError: for shapes or dtypes that do not fit, or a target out of range.
+        ValueError: for shapes, dtypes or devices that do not fit, or a target out of range.
+        PyengineError: for float64 on CUDA, unless PYENGINE_BACKEND=torch.
 
     Oracle: `pyengine.reference.vocab_project`.
     """
@@ -90,7 +92,9 @@ def vocab_project(
         return Projection(*reference.vocab_project(x, weight, bias, targets, m))
     if backend == "torch":
         return Projection(*torch_vocab.vocab_project(x, weight, bias, targets, m))
-    raise NotImplementedError
+    from pyengine import triton_vocab
+
+    return Projection(*triton_vocab.vocab_project(x, weight, bias, targets, m))
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, m: int) -> None:
@@ -105,6 +109,9 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, m: i
     if targets.ndim != 2 or len(targets) != len(x) or targets.dtype != torch.int64:
         got = f"{targets.dtype} {tuple(targets.shape)}"
         raise ValueError(f"targets must be int64 [{len(x)}, n], got {got}")
+    for name, other in (("weight", weight), ("bias", bias), ("targets", targets)):
+        if other is not None and other.device != x.device:
+            raise ValueError(f"{name} must be on {x.device} as x is, got {other.device}")
     if not 1 <= m <= len(weight):
         raise ValueError(f"m must be from 1 to {len(weight)}, got {m}")
     if targets.numel() and not -1 <= int(targets.min()) <= int(targets.max()) < len(weight):

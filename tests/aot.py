@@ -17,6 +17,12 @@ Measured registers, triton 3.9 (3.6); no spills; one column per target:
     topk_append_unit fp32            64 (56)    56 (54)    64 (64)
     topk_merge k=50                  46 (55)    52 (54)    20 (64)
     topk_merge k=128                 61 (64)    64 (62)    32 (78)
+    vocab_reduce fp32 x fp32       196 (195)  181 (180)   99 (102)
+    vocab_rank fp32 x fp32         157 (164)  172 (242)    72 (72)
+    vocab_reduce fp32 x bf16       202 (202)  200 (206)    84 (88)
+    vocab_rank fp32 x bf16         204 (198)  196 (198)    89 (96)
+    vocab_reduce bf16 x bf16       204 (198)  177 (191)   98 (101)
+    vocab_rank bf16 x bf16         128 (128)  179 (249)    89 (96)
 """
 
 import os
@@ -137,35 +143,28 @@ def _merge_specs() -> list[Spec]:
 
 
 def _vocab_specs() -> list[Spec]:
-    """Return both passes with all they can do; int32 strides, as models have them."""
-    floats, half = (_launch.VOCAB_REDUCE, _launch.VOCAB_RANK), (
-        _launch.VOCAB_REDUCE_HALF,
-        _launch.VOCAB_RANK_HALF,
-    )
     found = []
-    for name, x, weight, launches in (
-        ("fp32", "fp32", "fp32", floats),
-        ("fp32 x bf16", "fp32", "bf16", floats),
-        ("bf16", "bf16", "bf16", half),
+    for x, weight, launch in (
+        ("fp32", "fp32", _launch.VOCAB_FLOAT),
+        ("fp32", "bf16", _launch.VOCAB_MIXED),
+        ("bf16", "bf16", _launch.VOCAB_HALF),
     ):
-        types = {"x_ptr": f"*{x}", "weight_ptr": f"*{weight}", "bias_ptr": "*fp32"}
-        types |= dict.fromkeys(("targets_ptr", "best_ptr", "worst_ptr"), "*i32")
-        types |= dict.fromkeys(("ranks_ptr", "slots_ptr"), "*i32")
-        floats_out = ("highest", "lowest", "s", "u", "target_logits", "kept")
-        types |= {f"{pointer}_ptr": "*fp32" for pointer in floats_out}
-        types |= dict.fromkeys(("R", "V", "D", "N"), "i32")
-        types |= {"stride_xr": "i32", "stride_wv": "i32"}
-        kernels: list[tuple[str, Any, dict[str, Any]]] = [
-            ("vocab_reduce", vocab_reduce._vocab_reduce_kernel, {}),
-            ("vocab_rank", vocab_rank._vocab_rank_kernel, {"KEEP": True}),
-        ]
-        for (what, kernel, constants), launch in zip(kernels, launches, strict=True):
-            constants |= {"stride_xd": 1, "stride_wd": 1, "HAS_BIAS": True, "WIDEN": x != weight}
-            constants |= {"BLOCK_R": launch.block_r, "BLOCK_V": launch.block_v}
-            constants |= {"BLOCK_D": launch.block_d}
-            own = {key: kind for key, kind in types.items() if key in kernel.arg_names}
-            unaligned = ("R", "V", "N")
-            found.append(Spec(f"{what} {name}", kernel, own, constants, launch, unaligned))
+        types = {"x_ptr": f"*{x}", "weight_ptr": f"*{weight}"}
+        floats = ("bias", "highest", "lowest", "s", "u", "target_logits", "kept")
+        types |= {f"{name}_ptr": "*fp32" for name in floats}
+        types |= {f"{name}_ptr": "*i32" for name in ("targets", "best", "worst", "ranks", "slots")}
+        types |= dict.fromkeys(("R", "V", "D", "N", "stride_xr", "stride_wv"), "i32")
+        constants = {"stride_xd": 1, "stride_wd": 1, "HAS_BIAS": True, "WIDEN": x != weight}
+        constants |= {"KEEP": True, "BLOCK_R": launch.block_r, "BLOCK_V": launch.block_v}
+        constants |= {"BLOCK_D": launch.block_d}
+        for name, kernel, budgets in (
+            ("vocab_reduce", vocab_reduce._vocab_reduce_kernel, launch.budgets),
+            ("vocab_rank", vocab_rank._vocab_rank_kernel, launch.rank_budgets),
+        ):
+            own = {key: value for key, value in types.items() if key in kernel.arg_names}
+            fixed = {key: value for key, value in constants.items() if key in kernel.arg_names}
+            variant, unaligned = launch._replace(budgets=budgets), ("R", "V", "N")
+            found.append(Spec(f"{name} {x} x {weight}", kernel, own, fixed, variant, unaligned))
     return found
 
 

@@ -13,8 +13,10 @@ os.environ["PYENGINE_BACKEND"] = "triton"
 
 import torch
 from kernel_checks import Case, check_capture, check_topk
+from vocab_checks import Case as Projected
+from vocab_checks import check as check_projection
 
-from pyengine import ops, triton_ops
+from pyengine import ops, triton_ops, triton_vocab
 
 SMALL = 32  # pending candidates per key: several slices, and overflow
 
@@ -82,8 +84,25 @@ def wide() -> None:
         assert check_topk(case, capacity=SMALL, seen=10**6)
 
 
+def vocab() -> None:
+    """Check both passes over the vocabulary: odd sizes, ties, several chunks, mixed dtypes."""
+    half = torch.float16
+    check_projection(Projected(0, n_rows=70, n_targets=5, m=5))
+    check_projection(Projected(1, n_rows=3, vocab=97, d=17, n_targets=0, bias=True))
+    check_projection(Projected(2, vocab=400, n_targets=9, m=3, x_dtype=half, weight_dtype=half))
+    check_projection(Projected(3, d=40, n_targets=17, m=10, weight_dtype=half, strided=True))
+    for seed in (4, 5):  # -inf, +inf and NaN among the logits, then rows of nothing else
+        check_projection(Projected(seed, n_rows=9, vocab=300, n_targets=2, bias=True, wild=True))
+        check_projection(Projected(seed, n_rows=9, vocab=300, n_targets=0, m=4, wild=True))
+    check_projection(Projected(6, vocab=2, m=2, n_rows=0))
+    check_projection(Projected(7, vocab=130, m=130, d=1, strided=True))
+    check_projection(Projected(8, vocab=300, m=6, d=33, integers=False, bias=True))
+    triton_vocab.CHUNK_BYTES = 30_000
+    check_projection(Projected(9, vocab=260, m=2, n_rows=9, integers=False))
+
+
 def refusals() -> None:
-    """Check that bfloat16 is refused in the interpreter."""
+    """Check that bfloat16 is refused in the interpreter, and float64 everywhere."""
     rows = ops.Rows(torch.zeros(1, 1, dtype=torch.int64))
     try:
         ops.ffn_capture(torch.zeros(1, 1, 1, dtype=torch.bfloat16), rows, act="relu")
@@ -91,12 +110,22 @@ def refusals() -> None:
         assert "bfloat16, which Triton's interpreter computes wrongly" in str(error)
     else:
         raise AssertionError("bfloat16 was interpreted")
+    for dtype, message in (
+        (torch.bfloat16, "x is bfloat16, which Triton's interpreter computes wrongly"),
+        (torch.float64, "set PYENGINE_BACKEND=torch"),
+    ):
+        try:
+            check_projection(Projected(x_dtype=dtype))
+        except ValueError as error:
+            assert message in str(error)
+        else:
+            raise AssertionError(f"{dtype} was projected")
 
 
 def main() -> None:
     """Run every check and print its time."""
     torch.set_num_threads(1)
-    for check in (capture, topk, straddling, overflow, wide, refusals):
+    for check in (capture, topk, straddling, overflow, wide, vocab, refusals):
         start = time.perf_counter()
         check()
         print(f"ok {check.__name__} {time.perf_counter() - start:.1f} s", flush=True)

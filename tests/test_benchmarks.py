@@ -102,6 +102,14 @@ def test_gpu_kernels() -> None:
     assert figures["ffn_capture float32 64 x 32"]["bytes"] == 2 * 8192 + 2 * 32 * 4 + 64 * 8
 
 
+def test_gpu_vocab() -> None:
+    lines, figures = gpu.run_part("vocab", TOY)
+    assert not gpu.failed({"vocab": (lines, figures)})
+    assert len(figures) == 8
+    found = figures["vocab_project fused, float32, 50 targets"]
+    assert found["flops"] == 2 * 64 * 131 * 8 and found["s"] > 0
+
+
 @pytest.mark.slow
 def test_gpu_search() -> None:
     lines, figures = gpu.run_part("search", TOY)

@@ -27,8 +27,8 @@ def test_summary_show_export_verify(run: Run, triggers: Path, tmp_path: Path) ->
     more = ["--plot", tmp_path / "a.svg", "--tsv", tmp_path / "base"]
     done = run("agreement", triggers, "--out", out, *more)
     assert done.code == 0, done.err
-    shown = " ".join(done.out.split())  # lines are wrapped to the width of the terminal
-    assert "The most confident values" in shown and "of its key's first trigger" in shown
+    text = " ".join(done.out.split())  # lines are wrapped to the width of the terminal
+    assert "The most confident values" in text and "of its key's first trigger" in text
     assert f"next: pyengine show {out} --layer" in " ".join(done.err.split())
     assert (tmp_path / "a.svg").read_bytes().startswith(b"<?xml")
     assert len((tmp_path / "base.tsv").read_text().splitlines()) == 1 + 3 * 37

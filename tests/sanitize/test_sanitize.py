@@ -1,7 +1,8 @@
 """csrc/ under the address, undefined-behaviour and thread sanitizers.
 
-Part of `pytest -m slow`: builds driver.cpp with the C++ compiler (`CXX`, else `c++`) and runs
-random well-formed and malformed merges. A sanitizer's finding makes the driver exit non-zero.
+Part of `pytest -m slow`: builds the drivers with the C++ compiler (`CXX`, else `c++`) and runs
+them on random input, well-formed and malformed. A sanitizer's finding makes a driver exit
+non-zero.
 """
 
 import os
@@ -18,10 +19,13 @@ ROUNDS = 3000
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
-def test_random_merges_are_clean(sanitizers: str, tmp_path: Path) -> None:
-    driver = tmp_path / "driver"
+@pytest.mark.parametrize("name, done_word", [("driver", "merged"), ("rows_driver", "summarized")])
+def test_random_input_is_handled_cleanly(
+    name: str, done_word: str, sanitizers: str, tmp_path: Path
+) -> None:
+    driver = tmp_path / name
     strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fno-sanitize-recover=all"]
-    sources = [HERE / "driver.cpp", *sorted(CSRC.glob("*.cpp"))]
+    sources = [HERE / f"{name}.cpp", *sorted(CSRC.glob("*.cpp"))]
     compiler = os.environ.get("CXX", "c++")
     flags = ["-std=c++17", "-O1", "-g", f"-fsanitize={sanitizers}", *strict, f"-I{CSRC}"]
     subprocess.run([compiler, *flags, *sources, "-o", driver, "-pthread"], check=True)
@@ -30,6 +34,6 @@ def test_random_merges_are_clean(sanitizers: str, tmp_path: Path) -> None:
         [driver, str(ROUNDS), "1"], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    counts = re.fullmatch(r"merged (\d+) refused (\d+)\n", done.stdout)
+    counts = re.fullmatch(rf"{done_word} (\d+) refused (\d+)\n", done.stdout)
     assert counts, done.stdout
     assert min(int(count) for count in counts.groups()) > ROUNDS // 20
