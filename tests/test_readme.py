@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+VALUE_WAYS = ("pyengine", "torch, 2,048 rows", "torch and numpy, 256 rows")
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -47,6 +49,36 @@ def test_the_speed_table_quotes_the_results_files(family: str) -> None:
     for way in ("forward", "pyengine"):
         quoted = f"{found[way]['tokens_per_s']:,.0f} tokens/s ({found[way]['ratio']:.2f} ×)"
         assert quoted in README, f"{path.name} says {quoted}"
+
+
+@pytest.mark.parametrize("targets", ["1 targets", "50 targets"])
+def test_the_table_of_values_quotes_the_results_file(targets: str) -> None:
+    path = ROOT / "benchmarks" / "results" / "cpu-values-agreement.json"
+    found = json.loads(path.read_text())["figures"]["agreement"][targets]
+    cells = [f"{found[way]['wall_s']:.1f} s" for way in VALUE_WAYS]
+    assert f"| **{cells[0]}** | {cells[1]} | {cells[2]} |" in README
+
+
+def test_the_figures_of_predictions_are_those_of_the_results_file() -> None:
+    path = ROOT / "benchmarks" / "results" / "cpu-values-predictions.json"
+    found = json.loads(path.read_text())["figures"]["predictions"]
+    layer, running = found["layer"], found["running times"]
+    ours, original = layer["pyengine"], layer["original as it is"]
+    hardest = layer["original values projected once as well"]
+
+    def ratio(peer: dict[str, float]) -> float:  # of a sentence; the worse of clock and CPU time
+        clocks = ("wall_s", "cpu_s")
+        return min(peer[clock] * ours["units"] / ours["seconds"][clock] for clock in clocks)
+
+    seconds, first = ours["seconds"]["wall_s"], ours["one_unit"]["wall_s"]
+    quoted = [f"takes {seconds:.1f} s, {first:.1f} s of it"]
+    quoted += [f"takes {original['wall_s']:.1f} s", f"{ratio(original):.0f} × as long"]
+    quoted += [f"{hardest['wall_s'] * 1e3:.0f} ms a sentence: {ratio(hardest):.1f} ×"]
+    quoted += [f"| {running['trigger examples']['pyengine_s']:.1f} s |"]
+    modes = [row for name, row in running.items() if "mode" in name]
+    quoted += [f"| {row['pyengine_s'] / 60:.1f} min |" for row in modes]
+    text = " ".join(README.split())
+    assert [line for line in quoted if line not in text] == []
 
 
 def test_no_placeholder_is_left() -> None:

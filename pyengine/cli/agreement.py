@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyengine.cli import corpus_options as given
-from pyengine.cli.agreement_view import most_confident, print_confident, print_layers, summary
+from pyengine.cli.agreement_view import (
+    most_confident,
+    print_by_probability,
+    print_confident,
+    print_layers,
+    summary,
+)
 from pyengine.cli.display import err, progress
 from pyengine.errors import Interrupted, PyengineError
 
@@ -97,6 +103,7 @@ def agreement(
         print(json.dumps({"run": str(run), **summary(found)}))
         return
     print_layers(found)
+    print_by_probability(found)
     print_confident(found)
     layer, dim = most_confident(found, 1)[0]
     err.print(

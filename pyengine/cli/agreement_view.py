@@ -51,6 +51,27 @@ def print_layers(found: "Agreement") -> None:
     )
 
 
+def print_by_probability(found: "Agreement") -> None:
+    """Print the agreement by how sure the values are of their top token."""
+    rows = found.probability.to_pylist()
+    highest = max((row["agreement"] or 0 for row in rows), default=0)
+    out.print("\nBy the value's confidence, tenths of the values, least confident first:")
+    table = columns("prob", "to", "", "agree", "shuffled", "≥1", "values", left=("",))
+    for row in rows:
+        if row["bin"] < 0:
+            table.add_section()
+        table.add_row(
+            f"{row['from_prob']:.3g}",
+            f"{row['to_prob']:.3g}",
+            bar(row["agreement"], highest, BAR),
+            percent(row["agreement"]),
+            percent(row["agreement_shuffled"]),
+            percent(row["any_match"]),
+            f"{'top ' if row['bin'] < 0 else ''}{row['n_values']:,}",
+        )
+    out.print(table)
+
+
 def show_agreement(
     found: "Agreement", layer: int | None, dim: int | None, rows: int, as_json: bool
 ) -> None:
@@ -62,6 +83,7 @@ def show_agreement(
         out.print(facts(_facts(found)))
         out.print()
         print_layers(found)
+        print_by_probability(found)
         return
     value = _value(found, layer, dim)
     if as_json:

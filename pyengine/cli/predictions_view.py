@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 BAR = 8
 TOKEN = 14
 KINDS = ("residual", "agreement", "ffn", "composition")
+SHORT_KINDS = ("resid", "agree", "ffn", "comp")
 
 LEGENDS = {
-    "layer": "active: share of the memories; unmatched: examples where no active memory has the "
+    "layer": "active: memories with a coefficient above 0; neg: below 0, not counted elsewhere; "
+    "unmatched: examples where no active memory has the "
     "layer's prediction; final: the residual predicts the final token; prob: its mean probability "
     "there; then where the layer's prediction comes from: the residual, agreement of residual and "
     "FFN, the FFN, or composition (neither)",
-    "value": "active: share of the memories; distinct: different predictions among them; final: "
-    "the residual predicts the final token; by ffn: the FFN does; unmatched: examples where no "
-    "active memory predicts the final, the FFN's, the gold token",
+    "value": "active: memories with a coefficient above 0; neg: below 0; distinct: different "
+    "predictions among the active; final: the residual predicts the final token; by ffn: the FFN "
+    "does; unmatched: examples where no active memory predicts the final, the FFN's, the gold "
+    "token",
 }
 
 
@@ -40,18 +43,23 @@ def summary(found: "Predictions") -> dict[str, Any]:
 def print_layers(found: "Predictions") -> None:
     """Print the summary per layer."""
     rows = summary(found)["layers"]
+    d_ff = found.manifest["model"]["d_ff"]
+    for row in rows:
+        none = row["mean_negative"] is None
+        row["negative_share"] = None if none else row["mean_negative"] / d_ff
     out.print(_layer_table(rows) if found.mode == "layer" else _value_table(rows))
     out.print(LEGENDS[found.mode], style="dim")
 
 
 def _layer_table(rows: list[dict[str, Any]]) -> Table:
-    names = ("layer", "active", "unmatched", "", "final", "prob", "resid", "agree", "ffn", "comp")
+    names = ("layer", "active", "neg", "unmatched", "", "final", "prob", *SHORT_KINDS)
     table = columns(*names, left=("",))
     for row in rows:
         final = row["residual_predicts_final"]
         table.add_row(
             str(row["layer"]),
             percent(row["active_share"]),
+            percent(row["negative_share"]),
             percent(row["no_match_layer"]),
             bar(final, 1, BAR),
             percent(final),
@@ -62,13 +70,14 @@ def _layer_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _value_table(rows: list[dict[str, Any]]) -> Table:
-    names = ("layer", "active", "distinct", "", "final", "by ffn")
+    names = ("layer", "active", "neg", "distinct", "", "final", "by ffn")
     table = columns(*names, "unmatched", "ffn's", "gold", left=("",))
     for row in rows:
         final = row["residual_predicts_final"]
         table.add_row(
             str(row["layer"]),
             percent(row["active_share"]),
+            percent(row["negative_share"]),
             number(row["mean_distinct"], 1),
             bar(final, 1, BAR),
             percent(final),
