@@ -11,7 +11,7 @@ from pyengine.embedded import EXCERPT
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured; the defaults are the benchmark, GPT-2 small on 2 cores in 10 minutes.
+    """How much is measured; the defaults are the benchmark, GPT-2 small.
 
     Attributes:
         vocab, width: of the output embedding that values are projected onto.

@@ -1,6 +1,6 @@
 """What each value writes: vocabulary projection, layer and value predictions, beside their peers.
 
-    python -m benchmarks values                  # GPT-2 small, random weights; 10 minutes, 2 cores
+    python -m benchmarks values                  # GPT-2 small, random weights; minutes
     python -m benchmarks values --quick          # less of it
     python -m benchmarks values --rows 36864     # every value of GPT-2 small
     pytest benchmarks/values.py                  # pytest-benchmark, a small model

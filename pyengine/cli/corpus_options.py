@@ -1,11 +1,14 @@
 """The options that every command over a model and a corpus has, declared once."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pyengine.cli.display import err
+from pyengine.cli.display import Advance, err, progress
+from pyengine.errors import Interrupted
 
 if TYPE_CHECKING:
     from pyengine.corpus import Corpus
@@ -30,6 +33,9 @@ ActivationOption = Annotated[
 ]
 LayersOption = Annotated[str | None, typer.Option(help="Layers, as 0-3,7; default all.")]
 DtypeOption = Annotated[str, typer.Option(help="float32, tf32, bfloat16 or float16.")]
+ReadoutDtypeOption = Annotated[
+    str, typer.Option(help="float32, tf32, bfloat16, float16, or float64 to check numbers.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Hub revision of the model.")]
 TrustOption = Annotated[
@@ -81,6 +87,18 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+@contextlib.contextmanager
+def resumable(run: Path) -> Iterator[Advance]:
+    """Show the progress of a run that saves itself; an interruption says how to resume it."""
+    try:
+        with progress() as advance:
+            yield advance
+    except KeyboardInterrupt as stop:
+        raise Interrupted(
+            f"interrupted; what was done is saved in {run}: run the same command again to resume"
+        ) from stop
+
+
 def check_picture(path: Path | None) -> None:
     """Refuse a picture format that does not exist before the work, not after it."""
     if path is not None:
@@ -89,8 +107,10 @@ def check_picture(path: Path | None) -> None:
         format_of(path)
 
 
-def report_units(manifest: dict[str, Any]) -> None:
-    """Say on stderr how many units were too long for the model."""
+def report_run(manifest: dict[str, Any], record: dict[str, Any]) -> None:
+    """Say on stderr how many units were too long for the model, and whether memory ran out."""
     for name in ("split", "dropped"):
         if count := manifest["corpus"][f"{name}_units"]:
             err.print(f"note: {count:,} over-long units were {name}")
+    if not record["exact"]:
+        err.print("warning: memory ran out and batches were halved; the bits may not repeat")

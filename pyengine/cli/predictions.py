@@ -9,9 +9,8 @@ import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli import options
-from pyengine.cli.display import err, human, progress
+from pyengine.cli.display import err, human
 from pyengine.cli.predictions_view import print_layers, summary
-from pyengine.errors import Interrupted
 
 if TYPE_CHECKING:
     from pyengine.analyses.prediction_result import Predictions
@@ -67,8 +66,14 @@ def predictions(
     field: given.FieldOption = "text",
     config: given.ConfigOption = None,
     split: given.SplitOption = "train",
-    activation: given.ActivationOption = "fused",
-    dtype: given.DtypeOption = "float32",
+    activation: Annotated[
+        str | None,
+        typer.Option(
+            help="fused (fast; default) or model (bit-equal to Hugging Face; default in float64).",
+            show_default=False,
+        ),
+    ] = None,
+    dtype: given.ReadoutDtypeOption = "float32",
     device: given.DeviceOption = "auto",
     revision: given.RevisionOption = None,
     trust_remote_code: given.TrustOption = False,
@@ -107,7 +112,7 @@ def predictions(
         "all_values": all_values,
         "output_dist": output_dist,
         "bos": bos,
-        "activation": None if dtype == "float64" else activation,
+        "activation": activation,
         "shard": options.shard(shard),
         "batch_tokens": batch_tokens,
         "block_tokens": block_tokens,
@@ -150,20 +155,15 @@ def _predict(
 
     model = load(model_name, **load_settings)
     started = time.monotonic()
-    try:
-        with progress() as advance:
-            found = ffn_predictions(
-                model,
-                corpus,
-                out=run,
-                on_tokenized=lambda done, total: advance("tokenising", done, total),
-                on_progress=lambda done, total: advance("predicting", done, total),
-                **settings,
-            )
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            f"interrupted; what was done is saved in {run}: run the same command again to resume"
-        ) from stop
+    with given.resumable(run) as advance:
+        found = ffn_predictions(
+            model,
+            corpus,
+            out=run,
+            on_tokenized=lambda done, total: advance("tokenising", done, total),
+            on_progress=lambda done, total: advance("predicting", done, total),
+            **settings,
+        )
     _report(found, run, time.monotonic() - started)
     return found
 
@@ -176,9 +176,7 @@ def _report(found: "Predictions", run: Path, seconds: float) -> None:
         f"tokens in {seconds:.1f} s ({human(record['n_tokens'] / max(seconds, 1e-9))} tokens/s) "
         f"→ {run}"
     )
-    given.report_units(found.manifest)
+    given.report_run(found.manifest, record)
     for layer, n_nan in enumerate(record["n_nan"]):
         if n_nan:
             err.print(f"warning: layer {layer} had NaN in {n_nan:,} examples; they are left empty")
-    if not record["exact"]:
-        err.print("warning: memory ran out and batches were halved; the bits may not repeat")

@@ -9,8 +9,7 @@ import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli import options
-from pyengine.cli.display import err, example_table, human, out, progress
-from pyengine.errors import Interrupted
+from pyengine.cli.display import err, example_table, human, out
 
 if TYPE_CHECKING:
     from pyengine.analyses.trigger_result import TriggerExamples
@@ -134,20 +133,15 @@ def _search(
 
     model = load(model_name, **load_settings)
     started = time.monotonic()
-    try:
-        with progress() as advance:
-            found = trigger_examples(
-                model,
-                corpus,
-                out=run,
-                on_tokenized=lambda done, total: advance("tokenising", done, total),
-                on_segment=lambda done, plan: advance("searching", done.n_tokens, plan.n_tokens),
-                **settings,
-            )
-    except KeyboardInterrupt as stop:
-        raise Interrupted(
-            f"interrupted; what was done is saved in {run}: run the same command again to resume"
-        ) from stop
+    with given.resumable(run) as advance:
+        found = trigger_examples(
+            model,
+            corpus,
+            out=run,
+            on_tokenized=lambda done, total: advance("tokenising", done, total),
+            on_segment=lambda done, plan: advance("searching", done.n_tokens, plan.n_tokens),
+            **settings,
+        )
     _report(found, run, time.monotonic() - started)
     return found
 
@@ -159,12 +153,10 @@ def _report(found: "TriggerExamples", run: Path, seconds: float) -> None:
         f"{keys:,} keys × {found.k} examples from {record['n_tokens']:,} tokens in {seconds:.1f} s "
         f"({human(record['n_tokens'] / max(seconds, 1e-9))} tokens/s) → {run}"
     )
-    given.report_units(found.manifest)
+    given.report_run(found.manifest, record)
     for layer, n_nan in enumerate(record["n_nan"]):
         if n_nan:
             err.print(f"warning: layer {layer} had {n_nan:,} NaN activations; none is kept")
-    if not record["exact"]:
-        err.print("warning: memory ran out and batches were halved; the bits may not repeat")
 
 
 def _summary(found: "TriggerExamples", run: Path) -> dict[str, Any]:
