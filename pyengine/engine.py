@@ -15,10 +15,9 @@ from torch import Tensor
 from pyengine import ops
 from pyengine.batches import Batch
 from pyengine.capture import Capture
-from pyengine.errors import PyengineError
 from pyengine.model_batches import model_batches
 from pyengine.models import Model
-from pyengine.out_of_memory import batch_pieces, is_out_of_memory
+from pyengine.out_of_memory import batch_pieces, next_split
 from pyengine.precision import precision
 from pyengine.store import TokenStore
 
@@ -202,13 +201,8 @@ class Pass:
                         self._seen += len(piece[0].units)
                 overflowed = self.reducer.take_overflow()
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                split *= 2
-                if split > 2 * max(len(batch.units) for batch, _ in segment.batches):
-                    raise PyengineError(
-                        "out of memory on a single unit; shorten the units"
-                    ) from error
+                longest = max(len(batch.units) for batch, _ in segment.batches)
+                split = next_split(error, split, longest)
                 self.progress.exact = False
                 overflowed = True
                 torch.cuda.empty_cache()

@@ -45,18 +45,16 @@ class Forward:
         causal = family.stacks[0].causal
         # Right padding lies after every content token, so a causal model needs no mask.
         mask = None if causal else _padding_mask(batch, device)
-        body = self.body.encoder if family.encoder_decoder else self.body
+        whole: Any = self.body
+        body = whole.encoder if family.encoder_decoder else whole
         extra = {"use_cache": False} if causal else {}
-        body(  # type: ignore[operator]
-            input_ids=to_device(batch.input_ids, device), attention_mask=mask, **extra
-        )
+        body(input_ids=to_device(batch.input_ids, device), attention_mask=mask, **extra)
 
     def _run_encoder_decoder(self, batch: Batch, decoder: Batch, device: torch.device) -> None:
         mask = _padding_mask(batch, device)
-        encoded = self.body.encoder(  # type: ignore[operator]
-            input_ids=to_device(batch.input_ids, device), attention_mask=mask
-        )
-        self.body.decoder(  # type: ignore[operator]
+        body: Any = self.body
+        encoded = body.encoder(input_ids=to_device(batch.input_ids, device), attention_mask=mask)
+        body.decoder(
             input_ids=to_device(decoder.input_ids, device),
             encoder_hidden_states=encoded[0],
             encoder_attention_mask=mask,

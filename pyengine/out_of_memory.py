@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pyengine.batches import Batch
+from pyengine.errors import PyengineError
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -16,6 +17,20 @@ def is_out_of_memory(error: Exception) -> bool:
         or "CUBLAS_STATUS_ALLOC_FAILED" in text
         or ("DefaultCPUAllocator" in text and "memory" in text)
     )
+
+
+def next_split(error: Exception, split: int, n_rows: int) -> int:
+    """Return into how many parts to cut a batch of `n_rows` after an error in `split` parts.
+
+    Raises:
+        Exception: the error itself, unless it means that memory could not be had.
+        PyengineError: if single units were tried already.
+    """
+    if not is_out_of_memory(error):
+        raise error
+    if split > n_rows:
+        raise PyengineError("out of memory on a single unit; shorten the units") from error
+    return 2 * split
 
 
 def batch_pieces(

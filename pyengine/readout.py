@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyengine.checks import check_choice
 from pyengine.errors import PyengineError
 from pyengine.families import Layer
 from pyengine.models import Model
@@ -73,8 +74,7 @@ def readout(model: Model, layer: Layer, *, final_norm: bool, head: str = "full")
     Raises:
         PyengineError: for an unknown head, or `full` where the model has no output head.
     """
-    if head not in HEADS:
-        raise PyengineError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+    check_choice("head", head, HEADS)
     dtype = torch.float64 if model.dtype == "float64" else torch.float32
     unembedding = _submodule(model.hf, model.family.unembedding)
     steps: list[Callable[[Tensor], Tensor]] = []

@@ -1,6 +1,9 @@
 """Settings that every test shares."""
 
 import os
+import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +12,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import torch
+from command_line import WORDS, Outcome, Run
 from hypothesis import settings
+from tiny_models import tiny_model, word_tokenizer
+
+from pyengine.cli import main
 
 settings.register_profile("pyengine", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("pyengine")
@@ -32,3 +39,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["pyengine", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "120")
+        capsys.readouterr()  # what fixtures printed
+        with pytest.raises(SystemExit) as left:
+            main()
+        signal.signal(signal.SIGTERM, before)
+        text = capsys.readouterr()
+        return Outcome(int(left.value.code or 0), text.out, text.err)
+
+    return call
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    tiny_model("gpt2").save_pretrained(folder)
+    word_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text(WORDS)
+    return path

@@ -75,7 +75,7 @@ def test_minima_and_shards_are_refused(tmp_path: Path) -> None:
     [
         ({"target": "previous"}, "unknown target 'previous'; known are: next, input"),
         ({"final_norm": True}, "unknown final_norm True; known are: off, on"),
-        ({"head": "tuned"}, "head must be one of full, embedding"),
+        ({"head": "tuned"}, "unknown head 'tuned'; known are: full, embedding"),
         ({"ranks": 4}, "ranks=4, but there are only 3 examples per key"),
         ({"ranks": 0}, "ranks must be a whole number"),
         ({"top": 98}, "top=98, but .* has only 97 tokens"),

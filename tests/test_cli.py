@@ -3,73 +3,14 @@
 import gzip
 import json
 import os
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_models import tiny_model, word_tokenizer
-
-from pyengine.cli import main
-
-WORDS = "w1 w2 w3\nw4 w5 w6 w7\n\nw8\nw1 w2 w9\n"
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["pyengine", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
-        capsys.readouterr()  # what fixtures printed
-        with pytest.raises(SystemExit) as left:
-            main()
-        signal.signal(signal.SIGTERM, before)
-        text = capsys.readouterr()
-        return Outcome(int(left.value.code or 0), text.out, text.err)
-
-    return call
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    tiny_model("gpt2").save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    path = tmp_path / "corpus.txt"
-    path.write_text(WORDS)
-    return path
-
-
-def assert_one_line(outcome: Outcome, code: int, *words: str) -> None:
-    assert outcome.code == code, outcome
-    lines = [line for line in outcome.err.splitlines() if line.strip()]
-    assert lines, "nothing was said"
-    for word in words:
-        assert word in lines[-1], outcome.err
-    if code == 1:
-        assert len(lines) == 1, outcome.err
-        assert "Traceback" not in outcome.err
+from command_line import WORDS, Run, assert_one_line
+from tiny_models import tiny_model
 
 
 def test_triggers_show_export_verify_compare(
@@ -191,7 +132,7 @@ def test_full_disk_keeps_what_was_there(
         (["--k", "0"], ["k must be from 1 to 1024, got 0"]),
         (["--dims", "5000"], ["dim 5000 is out of range; the model has 0 to 36"]),
         (["--layers", "0-9"], ["layer 3 is out of range"]),
-        (["--per", "word"], ["per must be one of"]),
+        (["--per", "word"], ["unknown per 'word'"]),
         (["--unit", "page"], ["unit"]),
         (["--max-units", "0"], ["max_units"]),
         (["--dtype", "int8"], ["unknown dtype 'int8'"]),

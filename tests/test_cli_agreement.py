@@ -1,14 +1,13 @@
 """`pyengine agreement`, and what `show`, `export` and `verify` make of its runs."""
 
-# ruff: noqa: F811 - the fixtures are imported, and then named as arguments
 import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import synthetic_results
+from command_line import Run, assert_one_line
 from rich.console import Console
-from test_cli import Run, assert_one_line, corpus, model, run  # noqa: F401
 from tiny_models import tiny_model
 
 from pyengine.cli import agreement_view

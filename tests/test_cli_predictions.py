@@ -1,6 +1,5 @@
 """`pyengine predictions`, and what the other commands make of its runs."""
 
-# ruff: noqa: F811 - the fixtures are imported, and then named as arguments
 import json
 from pathlib import Path
 
@@ -8,8 +7,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import synthetic_results
+from command_line import Run, assert_one_line
 from rich.console import Console
-from test_cli import Run, assert_one_line, corpus, model, run  # noqa: F401
 from tiny_models import VOCAB, tiny_model, word_tokenizer
 
 from pyengine.analyses.prediction_pass import PredictionPass

@@ -141,7 +141,7 @@ def test_missing_heads_are_refused_with_the_way_out(tmp_path: Path) -> None:
 def test_complete_checkpoints_lack_nothing() -> None:
     model = pyengine.load("demo")
     assert not model.absent
-    with pytest.raises(PyengineError, match="head must be one of"):
+    with pytest.raises(PyengineError, match="unknown head 'tuned'; known are: full, embedding"):
         readout(model, model.layers[0], final_norm=False, head="tuned")
 
 

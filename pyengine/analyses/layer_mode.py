@@ -46,14 +46,7 @@ class LayerMode:
     def columns(
         self, layer: int, kept: _Kept, final: Tensor, gold: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the columns of a layer, [n] each, and which rows hold a NaN.
-
-        Args:
-            layer: index of the layer.
-            kept: from `keep`.
-            final: int64 [n], the model's own prediction.
-            gold: int64 [n], the token that is to be predicted, -1 = none.
-        """
+        """Return the columns of a layer; see `prediction_pass.Mode`."""
         read, targets = self._readouts[layer], torch.stack([final, gold], 1)
         whole = read.project(kept.residual + kept.output, targets=targets)
         residual = read.project(kept.residual, targets=targets)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,17 +15,39 @@ from pyengine.analyses.prediction_settings import PredictionSettings, final_read
 from pyengine.analyses.prediction_tables import Arrays
 from pyengine.analyses.value_mode import ValueMode
 from pyengine.batches import Batch, plan_blocks
-from pyengine.errors import PyengineError
 from pyengine.ffn_sites import FFNSites, Site
 from pyengine.forward import to_device
 from pyengine.model_batches import model_batches
 from pyengine.models import Model
-from pyengine.out_of_memory import batch_pieces, is_out_of_memory
+from pyengine.out_of_memory import batch_pieces, next_split
 from pyengine.precision import precision
 from pyengine.store import TokenStore
 from pyengine.token_text import TokenText
 
-MODES: dict[str, Any] = {"layer": LayerMode, "value": ValueMode}
+
+class Mode(Protocol):
+    """Reduces each layer of a batch to columns of the table."""
+
+    def keep(self, site: Site) -> Any:
+        """Reduce a layer, inside the forward pass, to what `columns` needs."""
+
+    def columns(
+        self, layer: int, kept: Any, final: Tensor, gold: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the columns of a layer, [n] or [n, list] each, and which rows hold a NaN.
+
+        Args:
+            layer: index of the layer.
+            kept: from `keep`.
+            final: int64 [n], the model's own prediction.
+            gold: int64 [n], the token that is to be predicted, -1 = none.
+        """
+
+
+MODES: dict[str, Callable[[Model, PredictionSettings], Mode]] = {
+    "layer": LayerMode,
+    "value": ValueMode,
+}
 
 # Output distributions computed at once.
 DISTRIBUTION_ROWS = 256
@@ -67,7 +89,7 @@ class PredictionPass:
         self._outputs: dict[str, Tensor] = {}
 
     @cached_property
-    def _tools(self) -> tuple[Any, FFNSites]:
+    def _tools(self) -> tuple[Mode, FFNSites]:
         """What reduces a layer to its columns (it reads all values once), and where layers come."""
         mode = MODES[self.settings.mode](self.model, self.settings)
 
@@ -150,12 +172,7 @@ class PredictionPass:
                         self._distribute(distributions, slots)
                 return n_nan, split == 1
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                split *= 2
-                if split > 2 * len(batch.units):
-                    message = "out of memory on a single unit; shorten the units"
-                    raise PyengineError(message) from error
+                split = next_split(error, split, len(batch.units))
             finally:
                 self._kept.clear()
                 self._outputs.clear()
@@ -172,7 +189,7 @@ class PredictionPass:
         )
 
     def _read(
-        self, mode: Any, table: BlockTable, examples: Examples, slots: np.ndarray
+        self, mode: Mode, table: BlockTable, examples: Examples, slots: np.ndarray
     ) -> np.ndarray:
         """Read every layer of a batch into the table; return the rows with a NaN, by layer."""
         n_nan = np.zeros(self.model.n_layers, np.int64)

@@ -20,6 +20,7 @@ from pyengine.analyses.trigger_search import (
     run_with_checkpoints,
 )
 from pyengine.capture import ACTIVATION_MODES, VALUES
+from pyengine.checks import check_choice
 from pyengine.corpus import Corpus
 from pyengine.engine import Plan, Progress
 from pyengine.errors import PyengineError
@@ -134,17 +135,10 @@ def _check(settings: Settings, model: Model, shard: tuple[int, int]) -> None:
         raise PyengineError(
             "trigger examples are ranked in float32; load the model in float32 or less"
         )
-    choices = {
-        "per": PER,
-        "value": VALUES,
-        "sign": tuple(SIGNS),
-        "activation": ACTIVATION_MODES,
-    }
-    for name, known in choices.items():
-        if getattr(settings, name) not in known:
-            raise PyengineError(
-                f"{name} must be one of {', '.join(known)}, got {getattr(settings, name)!r}"
-            )
+    check_choice("per", settings.per, PER)
+    check_choice("value", settings.value, VALUES)
+    check_choice("sign", settings.sign, tuple(SIGNS))
+    check_choice("activation", settings.activation, ACTIVATION_MODES)
     if not 1 <= settings.k <= MAX_K:
         raise PyengineError(f"k must be from 1 to {MAX_K}, got {settings.k}")
     if settings.floor is not None and math.isnan(settings.floor):

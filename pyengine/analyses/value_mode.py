@@ -66,14 +66,7 @@ class ValueMode:
     def columns(
         self, layer: int, kept: _Kept, final: Tensor, gold: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the columns of a layer, [n] or [n, list] each, and which rows hold a NaN.
-
-        Args:
-            layer: index of the layer.
-            kept: from `keep`.
-            final: int64 [n], the model's own prediction.
-            gold: int64 [n], the token that is to be predicted, -1 = none.
-        """
+        """Return the columns of a layer; see `prediction_pass.Mode`."""
         values, seen = self._values[layer], kept.seen
         bare, targets = values.bare, final[:, None]
         residual = bare.project(seen.residual, targets=targets)
