@@ -12,6 +12,7 @@ from pyengine import ops
 K = 50
 UNIT_TOKENS = 32
 ALREADY_SEEN = 1 << 40  # competitors: warm heaps are never merged in between
+NODES = 20  # points per path
 CAPTURE_SHARE = 0.93  # of the copy bandwidth
 APPEND_SECONDS, MERGE_SECONDS = 30e-6, 15e-6  # all layers of an 8,192-token batch
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -36,6 +37,10 @@ def jobs(scale: Scale) -> Iterator[Job]:
         for pending in (0, 8):
             name = f"topk_merge {scale.n_layers * width} keys, {pending} pending each"
             yield name, partial(merge, name, pending, width, scale, bandwidth)
+        for dtype in DTYPES:
+            for kind, run in (("path_points", path_points), ("path_sums", path_sums)):
+                name = f"{kind} {dtype}, {scale.batch_tokens[0]} rows x {width}"
+                yield name, partial(run, name, dtype, width, scale, bandwidth)
 
 
 def copy_bandwidth(device: torch.device, scale: Scale) -> float:
@@ -125,6 +130,40 @@ def merge(name: str, pending: int, width: int, scale: Scale, bandwidth: float) -
     if on_device and state.overflow.item():
         raise RuntimeError("the merge reports an overflow that cannot be")
     return found
+
+
+def path_points(name: str, dtype: str, width: int, scale: Scale, bandwidth: float) -> Found:
+    """Time points on paths of 20 nodes, with the check of their sources.
+
+    Bytes: read the starts and steps once, and source and alpha; write the points.
+    """
+    source, alpha = _nodes(scale)
+    base = torch.randn(int(source[-1]) + 1, width, device=scale.device).to(DTYPES[dtype])
+    step = torch.randn_like(base)
+    points = ops.path_points(base, step, source, alpha)
+    n_bytes = 2 * base.nbytes + source.nbytes + alpha.nbytes + points.nbytes
+    run = partial(ops.path_points, base, step, source, alpha)
+    return _against_floor(name, run, n_bytes, scale, bandwidth)
+
+
+def path_sums(name: str, dtype: str, width: int, scale: Scale, bandwidth: float) -> Found:
+    """Time weighted sums over paths of 20 nodes, with the check of their sources.
+
+    Bytes: read the gradients once, and source and weights; write the sums.
+    """
+    source, weights = _nodes(scale)
+    n_sources = int(source[-1]) + 1
+    gradients = torch.randn(len(source), width, device=scale.device).to(DTYPES[dtype])
+    sums = ops.path_sums(gradients, source, weights, n_sources)
+    n_bytes = gradients.nbytes + source.nbytes + weights.nbytes + sums.nbytes
+    run = partial(ops.path_sums, gradients, source, weights, n_sources)
+    return _against_floor(name, run, n_bytes, scale, bandwidth)
+
+
+def _nodes(scale: Scale) -> tuple[Tensor, Tensor]:
+    """Return the sources of a batch of nodes and a number for each."""
+    row = torch.arange(scale.batch_tokens[0], device=scale.device)
+    return row // NODES, torch.rand(len(row), device=scale.device)
 
 
 def _against_floor(

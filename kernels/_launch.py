@@ -9,6 +9,7 @@ import triton.language as tl
 
 EMPTY = tl.constexpr(-(2**63))  # no entry; below every packed key
 BLOCK_ROWS = 32  # flattened [B * T] rows per block maximum
+PATH_ROWS = 8  # points on paths per program
 
 
 class Launch(NamedTuple):
@@ -47,6 +48,8 @@ TOPK_APPEND = Launch(32, 4, _budgets(144, 128, 112, shared=8192))
 TOPK_APPEND_UNIT = Launch(32, 4, _budgets(80, 80, 64, shared=1024))
 TOPK_MERGE = Launch(1, 1, _budgets(56, 56, 64, shared=0))  # k <= 64
 TOPK_MERGE_WIDE = Launch(1, 1, _budgets(64, 64, 80, shared=0))  # k <= 128
+PATH_POINTS = Launch(256, 4, _budgets(48, 40, 32, shared=0))
+PATH_SUMS = Launch(128, 1, _budgets(64, 64, 32, shared=0))
 # One tile for both passes, or their logits could differ in the last bit. Larger ones spill.
 VOCAB_FLOAT = VocabLaunch(
     *(64, 128, 16, 8, 3),

@@ -40,8 +40,11 @@ class Stack:
         activation: the module of the non-linearity.
         value: the down-projection; its input is the coefficient, its rows are the values.
         attention: output projections of the block's attentions; their input is the context.
+        projections: of each attention: queries, keys and values, or one matrix for all three.
         norms: the block's norms, in order of use.
-        final_norm: the norm after the last block; None where there is none.
+        final_norm: the norm after the last block; None where there is none: then the norms come
+            after the additions (BERT), not before the sublayers.
+        scaled: whether attention scores are divided by the root of the head's width.
     """
 
     name: str
@@ -51,9 +54,11 @@ class Stack:
     activation: str
     value: str
     attention: tuple[str, ...]
+    projections: tuple[tuple[str, ...], ...]
     norms: tuple[str, ...]
     up: str | None = None
     final_norm: str | None = None
+    scaled: bool = True
 
     @property
     def causal(self) -> bool:
@@ -95,7 +100,7 @@ class Family:
         return len(self.stacks) == 2
 
 
-def _gpt(attention: str) -> Stack:
+def _gpt(attention: str, projections: tuple[str, ...], scaled: bool) -> Stack:
     return Stack(
         name="decoder",
         blocks="h",
@@ -103,9 +108,11 @@ def _gpt(attention: str) -> Stack:
         key=("h.{}.mlp.c_fc",),
         activation="h.{}.mlp.act",
         value="h.{}.mlp.c_proj",
-        attention=(attention,),
+        attention=(f"h.{{}}.{attention}",),
+        projections=(tuple(f"h.{{}}.{path}" for path in projections),),
         norms=("h.{}.ln_1", "h.{}.ln_2"),
         final_norm="ln_f",
+        scaled=scaled,
     )
 
 
@@ -121,8 +128,13 @@ def _t5(name: str, attentions: tuple[str, ...]) -> Stack:
         activation=f"{ffn}.act",
         value=f"{ffn}.wo",
         attention=tuple(f"{block}.layer.{i}.{a}.o" for i, a in enumerate(attentions)),
+        projections=tuple(
+            tuple(f"{block}.layer.{i}.{a}.{part}" for part in "qkv")
+            for i, a in enumerate(attentions)
+        ),
         norms=tuple(f"{block}.layer.{i}.layer_norm" for i in range(n + 1)),
         final_norm=f"{name}.final_layer_norm",
+        scaled=False,
     )
 
 
@@ -134,7 +146,15 @@ _BERT = Stack(
     activation="encoder.layer.{}.intermediate.intermediate_act_fn",
     value="encoder.layer.{}.output.dense",
     attention=("encoder.layer.{}.attention.output.dense",),
+    projections=(
+        tuple(f"encoder.layer.{{}}.attention.self.{part}" for part in ("query", "key", "value")),
+    ),
     norms=("encoder.layer.{}.attention.output.LayerNorm", "encoder.layer.{}.output.LayerNorm"),
+)
+
+_GPT_NEO = (
+    "attn.attention.out_proj",
+    tuple(f"attn.attention.{part}_proj" for part in "qkv"),
 )
 
 FAMILIES = {
@@ -142,7 +162,7 @@ FAMILIES = {
     for family in (
         Family(
             "gpt2",
-            (_gpt("h.{}.attn.c_proj"),),
+            (_gpt("attn.c_proj", ("attn.c_attn",), scaled=True),),
             embedding="wte",
             activation_name="activation_function",
             max_positions="n_positions",
@@ -150,7 +170,7 @@ FAMILIES = {
         ),
         Family(
             "gpt_neo",
-            (_gpt("h.{}.attn.attention.out_proj"),),
+            (_gpt(*_GPT_NEO, scaled=False),),
             embedding="wte",
             activation_name="activation_function",
             max_positions="max_position_embeddings",

@@ -1,6 +1,6 @@
 """The forward pass of a model's body, on a copy that may be tapped.
 
-The copy is *structural*: new modules, the same parameters. The caller's model keeps its modules,
+The copy is *structural*: new modules, the same memory. The caller's model keeps its modules,
 hooks and mode; nothing has to be undone.
 """
 
@@ -26,40 +26,50 @@ class Forward:
         self.model = model
         self.body = _structural_copy(model.body)
 
-    def run(self, batch: Batch, decoder: Batch | None = None) -> None:
-        """Run one batch; what comes out is for hooks to take.
+    def run(self, batch: Batch, decoder: Batch | None = None) -> Tensor:
+        """Run one batch; what is inside is for hooks to take.
 
         Args:
             batch: the units as the model's first stack reads them. Alone it runs the only stack,
                 or the encoder.
             decoder: the teacher-forced decoder input, for encoder-decoders only.
+
+        Returns:
+            [B, T, d_model], what the last stack hands to the output head.
         """
         device = self.model.device
         if decoder is None:
-            self._run_single(batch, device)
-        else:
-            self._run_encoder_decoder(batch, decoder, device)
+            return self._run_single(batch, device)
+        return self._run_encoder_decoder(batch, decoder, device)
 
-    def _run_single(self, batch: Batch, device: torch.device) -> None:
+    def _run_single(self, batch: Batch, device: torch.device) -> Tensor:
         family = self.model.family
         causal = family.stacks[0].causal
-        # Right padding lies after every content token, so a causal model needs no mask.
-        mask = None if causal else _padding_mask(batch, device)
         whole: Any = self.body
         body = whole.encoder if family.encoder_decoder else whole
+        # Right padding lies after every content token, so a causal model needs no mask; but hooks
+        # of the caller's that look for the last token do.
+        hooked = bool(body._forward_pre_hooks)
+        mask = _padding_mask(batch, device) if hooked or not causal else None
         extra = {"use_cache": False} if causal else {}
-        body(input_ids=to_device(batch.input_ids, device), attention_mask=mask, **extra)
+        out = body(input_ids=to_device(batch.input_ids, device), attention_mask=mask, **extra)
+        hidden: Tensor = out[0]
+        return hidden
 
-    def _run_encoder_decoder(self, batch: Batch, decoder: Batch, device: torch.device) -> None:
+    def _run_encoder_decoder(self, batch: Batch, decoder: Batch, device: torch.device) -> Tensor:
         mask = _padding_mask(batch, device)
         body: Any = self.body
         encoded = body.encoder(input_ids=to_device(batch.input_ids, device), attention_mask=mask)
-        body.decoder(
+        hooked = bool(body.decoder._forward_pre_hooks)
+        out = body.decoder(
             input_ids=to_device(decoder.input_ids, device),
+            attention_mask=_padding_mask(decoder, device) if hooked else None,
             encoder_hidden_states=encoded[0],
             encoder_attention_mask=mask,
             use_cache=False,
         )
+        hidden: Tensor = out[0]
+        return hidden
 
 
 def to_device(array: Any, device: torch.device) -> Tensor:
@@ -71,7 +81,10 @@ def to_device(array: Any, device: torch.device) -> Tensor:
 
 
 def _structural_copy(body: nn.Module) -> nn.Module:
-    shared: dict[int, Any] = {id(p): p for p in body.parameters()}
+    # The same memory; frozen, so that gradients of activations do not drag those of weights along.
+    shared: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in body.parameters()
+    }
     shared |= {id(b): b for b in body.buffers()}
     copied: Any = copy.deepcopy(body, shared).eval()
     # Padding needs no mask here; with a pad token transformers would look for it in every batch

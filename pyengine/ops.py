@@ -1,4 +1,4 @@
-"""Capture, streaming top-k, projection: Triton on CUDA, torch on the CPU, one contract.
+"""Capture, streaming top-k, projection, paths: Triton on CUDA, torch on the CPU, one contract.
 
 `PYENGINE_BACKEND=reference|torch|triton` overrides the choice; nothing falls back silently.
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from pyengine import reference, torch_ops, torch_topk
 from pyengine.backend import backend_for
 from pyengine.packed import EMPTY, pack, unpack
+from pyengine.paths import path_points, path_sums
 from pyengine.rows import Rows, Span
 from pyengine.topk_state import TopKState
 from pyengine.vocab_project import Projection, vocab_project
@@ -33,6 +34,8 @@ __all__ = [
     "ffn_capture",
     "fused_activations",
     "pack",
+    "path_points",
+    "path_sums",
     "topk_flush",
     "topk_fold",
     "unpack",

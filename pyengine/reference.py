@@ -95,3 +95,20 @@ def vocab_project(
         ranks,
         torch.where(wrong, -1, lowest),
     )
+
+
+def path_points(base: Tensor, step: Tensor, source: Tensor, alpha: Tensor) -> Tensor:
+    """Return [R, D] of `ops.path_points`, one row at a time."""
+    points = torch.empty(len(source), base.shape[1], dtype=torch.float64, device=base.device)
+    for r, s in enumerate(source.tolist()):
+        points[r] = base[s].double() + alpha[r].double() * step[s].double()
+    return points.to(base.dtype)
+
+
+def path_sums(gradients: Tensor, source: Tensor, weights: Tensor, n_sources: int) -> Tensor:
+    """Return [n_sources, D] of `ops.path_sums`, one row at a time."""
+    shape = n_sources, gradients.shape[1]
+    sums = torch.zeros(shape, dtype=torch.float64, device=gradients.device)
+    for r, s in enumerate(source.tolist()):
+        sums[s] += weights[r].double() * gradients[r].double()
+    return sums if gradients.dtype == torch.float64 else sums.float()

@@ -13,6 +13,8 @@ os.environ["PYENGINE_BACKEND"] = "triton"
 
 import torch
 from kernel_checks import Case, check_capture, check_topk
+from path_checks import LAYOUTS, check_points, check_sums
+from path_checks import Case as Paths
 from vocab_checks import Case as Projected
 from vocab_checks import check as check_projection
 
@@ -101,6 +103,22 @@ def vocab() -> None:
     check_projection(Projected(9, vocab=260, m=2, n_rows=9, integers=False))
 
 
+def paths() -> None:
+    """Check points and sums: every layout, ragged tiles, sources without rows, wild numbers."""
+    half = torch.float16
+    for seed, layout in enumerate(LAYOUTS):
+        for case in (
+            Paths(seed, layout=layout),
+            Paths(seed, 9, 33, 300, half, torch.float64, layout, wild=True),
+            Paths(seed, 3, 21, 129, half if seed % 2 else torch.float32, exact=False),
+        ):
+            check_points(case)
+            check_sums(case)
+    for n_sources, n_rows, d in ((0, 0, 3), (3, 0, 3), (3, 5, 0), (1, 1, 1), (1, 16, 2)):
+        check_points(Paths(9, n_sources, n_rows, d))
+        check_sums(Paths(9, n_sources, n_rows, d))
+
+
 def refusals() -> None:
     """Check that bfloat16 is refused in the interpreter, and float64 everywhere."""
     rows = ops.Rows(torch.zeros(1, 1, dtype=torch.int64))
@@ -120,12 +138,23 @@ def refusals() -> None:
             assert message in str(error)
         else:
             raise AssertionError(f"{dtype} was projected")
+    for dtype, message in (
+        (torch.bfloat16, "is bfloat16, which Triton's interpreter computes wrongly"),
+        (torch.float64, "float64 paths need the torch path"),
+    ):
+        for check in (check_points, check_sums):
+            try:
+                check(Paths(dtype=dtype))
+            except ValueError as error:
+                assert message in str(error)
+            else:
+                raise AssertionError(f"{check.__name__} took {dtype}")
 
 
 def main() -> None:
     """Run every check and print its time."""
     torch.set_num_threads(1)
-    for check in (capture, topk, straddling, overflow, wide, vocab, refusals):
+    for check in (capture, topk, straddling, overflow, wide, vocab, paths, refusals):
         start = time.perf_counter()
         check()
         print(f"ok {check.__name__} {time.perf_counter() - start:.1f} s", flush=True)

@@ -97,9 +97,14 @@ def test_gpu_kernels() -> None:
         "block max only float32 64 x 32",
         "topk_append per unit 64 x 32",
         "topk_merge 64 keys, 8 pending each",
+        "path_points bfloat16, 64 rows x 32",
+        "path_sums float32, 64 rows x 32",
     }
     # 64 x 32 float32 read and written, a maximum per 32 positions, 64 ids
     assert figures["ffn_capture float32 64 x 32"]["bytes"] == 2 * 8192 + 2 * 32 * 4 + 64 * 8
+    # 64 x 32 bfloat16, and those of 4 paths; a source and a float32 per row
+    assert figures["path_points bfloat16, 64 rows x 32"]["bytes"] == (64 + 2 * 4) * 64 + 64 * 12
+    assert figures["path_sums bfloat16, 64 rows x 32"]["bytes"] == 64 * 64 + 4 * 128 + 64 * 12
 
 
 def test_gpu_vocab() -> None:
