@@ -84,11 +84,12 @@ def attribute(
         settings: checked.
         on_progress: called with (clozes done, in all).
     """
-    engine = settings.engine(model)
     flat = [(index, cloze) for index, items in enumerate(prompts) for cloze in items]
-    found = _Sums(engine, len(prompts))
     done, exact = 0, True
-    with precision(model.dtype):
+    # Gradients are recorded where they are needed, whatever mode the caller is in.
+    with torch.inference_mode(False), torch.no_grad(), precision(model.dtype):
+        engine = settings.engine(model)
+        found = _Sums(engine, len(prompts))
         for chosen in _batches(model, [cloze for _, cloze in flat]):
             paths = engine.paths([flat[i][1] for i in chosen])
             found.add([flat[i][0] for i in chosen], _scores(paths, settings))

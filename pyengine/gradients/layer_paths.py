@@ -124,7 +124,7 @@ class PrePath:
             coefficients = self._coefficients(points.requires_grad_(), rows)
             onto = gradients.flatten(0, 1).to(points.dtype) @ self._wide_values.t()
             (slopes,) = torch.autograd.grad(coefficients, points, onto)
-        by_path = slopes.unflatten(0, (len(items), -1))
+        by_path = slopes.view(len(items), len(alpha), slopes.shape[1])
         return self._change[items] * torch.einsum("mn,qnf->mqf", weights.to(slopes), by_path)
 
     def reach(self) -> Tensor:
