@@ -95,6 +95,12 @@ def clozes(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
     return found
 
 
+def ends_in_mask(prompt: str) -> bool:
+    """Say whether nothing but `.`, `!`, `?` follows the `[MASK]`: a causal model can be asked."""
+    _, mask, after = prompt.partition(MASK)
+    return bool(mask) and _AFTER_ANSWER.fullmatch(after) is not None
+
+
 def batch_clozes(model: Model, items: Sequence[Cloze]) -> ClozeBatch:
     """Pad clozes to the longest of them."""
     inputs = _padded([cloze.input_ids for cloze in items], model.pad_id)
@@ -200,8 +206,8 @@ def _denoising(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
 
 def _before_mask(prompt: str, target: Target) -> tuple[str, Target]:
     """Cut a causal model's prompt at its mask; the space before it goes to the answer."""
-    before, _, after = prompt.partition(MASK)
-    if not _AFTER_ANSWER.fullmatch(after):
+    before = prompt.partition(MASK)[0]
+    if not ends_in_mask(prompt):
         raise PyengineError(
             f"the prompt {_shown(prompt)} goes on after {MASK}; a causal model reads only what is "
             "before the answer"

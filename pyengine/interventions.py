@@ -85,6 +85,7 @@ def scaled_answers(
     factor: float,
     *,
     value: str = "post",
+    forward: Forward | None = None,
 ) -> Answers:
     """Run the clozes as one batch, each with neurons of its own scaled where its answer is read.
 
@@ -94,6 +95,7 @@ def scaled_answers(
         neurons: for each cloze, (layer, dim) pairs; duplicates count once.
         factor: 0 suppresses.
         value: as in `enhance`.
+        forward: a copy of the model to run, left as it was; None makes one.
 
     Raises:
         PyengineError: for a neuron that the model does not have, an unknown value, or while an
@@ -101,18 +103,20 @@ def scaled_answers(
     """
     check_choice("value", value, VALUES)
     check_inactive(model, "before measuring others")
-    forward = Forward(model)
+    forward = forward or Forward(model)
     places = _known_places(model, items)
     chosen: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for row, own in enumerate(neurons):
         for neuron in check_neurons(model, own):
             chosen[neuron.layer].append((row, neuron.dim))
-    for number, pairs in chosen.items():
-        layer = model.layers[number]
-        rows, dims = torch.tensor(pairs, device=model.device).t()
-        at = (rows, places[layer.stack.name][1][rows], dims)
-        _scale(forward.body, layer, value, factor, partial(tuple, at))
-    return answers(model, items, forward)
+    with ExitStack() as undo:
+        for number, pairs in chosen.items():
+            layer = model.layers[number]
+            rows, dims = torch.tensor(pairs, device=model.device).t()
+            at = (rows, places[layer.stack.name][1][rows], dims)
+            hook = _scale(forward.body, layer, value, factor, partial(tuple, at))
+            undo.callback(hook.remove)
+        return answers(model, items, forward)
 
 
 def check_inactive(model: Model, when: str) -> None:

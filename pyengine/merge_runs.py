@@ -1,11 +1,12 @@
 """Merging the shards of one run, found in one or several run directories."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pyengine.errors import PyengineError
 from pyengine.manifest import differences, read_manifest
-from pyengine.parts import drop_parts, find_parts
+from pyengine.parts import Part, drop_parts, find_parts
 from pyengine.run import RunFolder, open_run
 from pyengine.shards import FOLDER, check_cover
 from pyengine.token_text import TokenText
@@ -24,7 +25,7 @@ def merge_runs(
         n_threads: 0 takes all cores.
 
     Returns:
-        A `TriggerExamples` or `Predictions`.
+        A `TriggerExamples`, `Predictions` or `FactNeurons`.
 
     Raises:
         PyengineError: if the shards belong to different runs, or do not cover the corpus.
@@ -32,12 +33,13 @@ def merge_runs(
     paths = [Path(folder) for folder in folders]
     manifests = [read_manifest(path) for path in paths]
     mixed = _check_same_run(paths, manifests, allow_mixed)
-    if manifests[0]["analysis"] == "triggers":
-        _merge_triggers(paths, Path(out), manifests[0], mixed, n_threads)
-    elif manifests[0]["analysis"] == "predictions":
-        _merge_predictions(paths, Path(out), manifests[0], mixed)
+    manifest = manifests[0]
+    if manifest["analysis"] == "triggers":
+        _merge_triggers(paths, Path(out), manifest, mixed, n_threads)
+    elif manifest["analysis"] in _OF_PARTS:
+        _merge_parts(paths, Path(out), manifest, mixed)
     else:
-        raise PyengineError(f"{paths[0]} holds no shards: {manifests[0]['analysis']} has none")
+        raise PyengineError(f"{paths[0]} holds no shards: {manifest['analysis']} has none")
     return open_run(out)
 
 
@@ -65,20 +67,38 @@ def _merge_triggers(
     triggers.write(run, merged_from=[str(f) for f in files])
 
 
-def _merge_predictions(paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool) -> None:
-    from pyengine.analyses.prediction_run import from_parts
-
+def _merge_parts(paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool) -> None:
+    units, make = _OF_PARTS[manifest["analysis"]]
     folders = sorted({path.resolve() for path in paths})
     for folder in folders:
         if read_manifest(folder)["status"] == "complete":
             raise PyengineError(f"{folder} holds no shards; is it already merged?")
     found = [part for folder in folders for part in find_parts(folder)]
     parts = sorted(found, key=lambda part: part.units)
-    check_cover([{"units": part.units} for part in parts], manifest["corpus"]["n_units"])
-    predictions = from_parts(parts, TokenText.load(paths[0]), restarted(manifest), mixed=mixed)
-    run = RunFolder.begin(out, predictions.manifest)
-    predictions.write(run, merged_from=[str(path) for path in paths])
+    check_cover([{"units": part.units} for part in parts], manifest["corpus"][units])
+    result = make(parts, paths[0], restarted(manifest), mixed)
+    run = RunFolder.begin(out, result.manifest)
+    result.write(run, merged_from=[str(path) for path in paths])
     drop_parts(out)
+
+
+def _predictions(parts: list[Part], run: Path, manifest: dict[str, Any], mixed: bool) -> Any:
+    from pyengine.analyses.prediction_run import from_parts
+
+    return from_parts(parts, TokenText.load(run), manifest, mixed=mixed)
+
+
+def _neurons(parts: list[Part], _run: Path, manifest: dict[str, Any], mixed: bool) -> Any:
+    from pyengine.analyses.fact_run import from_parts
+
+    return from_parts(parts, manifest, mixed=mixed)
+
+
+# Runs whose shards leave part files: how the manifest counts what they cover, and their result.
+_OF_PARTS: dict[str, tuple[str, Callable[[list[Part], Path, dict[str, Any], bool], Any]]] = {
+    "predictions": ("n_units", _predictions),
+    "neurons": ("n_facts", _neurons),
+}
 
 
 def _check_same_run(paths: list[Path], manifests: list[dict[str, Any]], allow_mixed: bool) -> bool:

@@ -25,6 +25,7 @@ _RESULTS = {
     "triggers": ("pyengine.analyses.trigger_result", "TriggerExamples"),
     "agreement": ("pyengine.analyses.agreement_result", "Agreement"),
     "predictions": ("pyengine.analyses.prediction_result", "Predictions"),
+    "neurons": ("pyengine.analyses.fact_neuron_result", "FactNeurons"),
 }
 
 
@@ -113,7 +114,7 @@ def open_run(folder: str | Path) -> Any:
     """Open a complete run, verifying its checksums.
 
     Returns:
-        What its analysis gives: a `TriggerExamples`, `Agreement` or `Predictions`.
+        What its analysis gives: a `TriggerExamples`, `Agreement`, `Predictions` or `FactNeurons`.
 
     Raises:
         PyengineError: if it is not a run, is incomplete, or a file is damaged.

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -32,7 +32,10 @@ LOG_SECONDS = 10.0
 # Called with (stage, done, total); a new stage opens a new bar.
 Advance = Callable[[str, int, int], None]
 
-STAGE_UNITS = {"tokenising": "bytes", "values": "values"}
+STAGE_UNITS = {"tokenising": "bytes", "values": "values", "checking": "facts", "facts": "prompts"}
+
+# A text that closes a row of a table has at least so many characters.
+LEAST_ROOM = 12
 
 # A bar grows by eighths of a character.
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -123,6 +126,15 @@ def percent(value: float | None) -> str:
     return "0%" if value == 0 else f"{value:.4%}" if value >= 5e-7 else "<0.0001%"
 
 
+def signed_percent(value: float | None) -> str:
+    """Write a change of -0.123 as `-12%`, one of 21 as `+2,100%`, an unknown one as `–`."""
+    if value is None or value != value:
+        return "–"
+    if abs(value) < 0.0005:
+        return "0%"
+    return f"{value:+,.{0 if abs(value) >= 0.1 else 1}%}"
+
+
 def number(value: float | None, places: int = 0) -> str:
     """Write a number with thousands separated, an unknown one as `–`."""
     return "–" if value is None or value != value else f"{value:,.{places}f}"
@@ -139,6 +151,15 @@ def columns(*names: str, left: tuple[str, ...] = ()) -> Table:
     for name in names:
         table.add_column(name, justify="left" if name in left else "right", no_wrap=True)
     return table
+
+
+def add_rows(table: Table, rows: Sequence[Sequence[str]], width: int) -> None:
+    """Add rows to what `columns` started; the last column is cut to the room the others leave."""
+    names = [str(column.header) for column in table.columns]
+    widths = [max(map(len, cells)) + 2 for cells in zip(names, *rows, strict=True)]
+    room = max(width - sum(widths[:-1]), LEAST_ROOM)
+    for *cells, last in rows:
+        table.add_row(*map(Text, cells), Text(head(last, room)))
 
 
 def facts(rows: dict[str, str]) -> Table:

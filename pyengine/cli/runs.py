@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pyengine.cli.agreement_view import show_agreement
 from pyengine.cli.display import err, example_table, facts, out
+from pyengine.cli.neurons_show import show_neurons
 from pyengine.cli.predictions_view import show_predictions
 from pyengine.errors import PyengineError
 
@@ -24,10 +25,13 @@ def show(
     layer: Annotated[int | None, typer.Option(help="Layer of the key, value or unit.")] = None,
     dim: Annotated[int | None, typer.Option(help="Dimension of the key or value.")] = None,
     unit: Annotated[int | None, typer.Option(help="Unit whose predictions to show.")] = None,
+    fact: Annotated[
+        str | None, typer.Option(help="Fact whose neurons to show: its number or name.")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Examples to show.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a run holds: all of it, one key's triggers, one value, one unit's predictions.
+    """Show what a run holds: all of it, one key, value or neuron, one unit or fact.
 
     Example: pyengine show runs/gpt2 --layer 3 --dim 17
     """
@@ -37,13 +41,19 @@ def show(
         raise typer.BadParameter("give both --layer and --dim, or neither")
     if unit is not None and dim is not None:
         raise typer.BadParameter("--unit goes with --layer, not with --dim")
+    if fact is not None and (layer is not None or dim is not None):
+        raise typer.BadParameter("--fact stands alone, without --layer and --dim")
     found = open_run(run)
     analysis = found.manifest["analysis"]
     if analysis == "predictions" and dim is not None:
         raise typer.BadParameter("a run of predictions is shown by --unit, not by --dim")
     if analysis != "predictions" and unit is not None:
         raise typer.BadParameter(f"--unit is for runs of predictions; this one holds {analysis}")
-    if analysis == "agreement":
+    if analysis != "neurons" and fact is not None:
+        raise typer.BadParameter(f"--fact is for runs of neurons; this one holds {analysis}")
+    if analysis == "neurons":
+        show_neurons(found, fact, layer, dim, rows, as_json)
+    elif analysis == "agreement":
         show_agreement(found, layer, dim, rows, as_json)
     elif analysis == "predictions":
         show_predictions(found, unit, layer, rows, as_json)
@@ -83,7 +93,8 @@ def merge(
     from pyengine.merge_runs import merge_runs
 
     found = merge_runs([*runs], run, allow_mixed=allow_mixed, n_threads=threads)
-    err.print(f"merged {found.record['n_tokens']:,} tokens → {run}")
+    what = "facts" if found.manifest["analysis"] == "neurons" else "tokens"
+    err.print(f"merged {found.record[f'n_{what}']:,} {what} → {run}")
 
 
 def verify(run: RunArgument) -> None:
@@ -141,11 +152,12 @@ def export(
         str,
         typer.Option(
             help="Triggers: parquet, jsonl or text. Agreement: parquet or tsv. Predictions: "
-            "parquet or pandas-compat (ff-layers' data frame, as .parquet or .feather)."
+            "parquet or pandas-compat (ff-layers' data frame, as .parquet or .feather). Neurons: "
+            "parquet or neurons-json (as the knowledge-neurons package)."
         ),
     ] = "parquet",
 ) -> None:
-    """Write a run as Parquet, or in ff-layers' formats.
+    """Write a run as Parquet, or in the formats of other tools.
 
     Example: pyengine export runs/gpt2 --format parquet --out gpt2.parquet
     """

@@ -21,6 +21,10 @@ FORMATS: dict[str, dict[str, tuple[str, str]]] = {
         "parquet": ("pyengine.export.parquet", "export_predictions_parquet"),
         "pandas-compat": ("pyengine.export.pandas_compat", "export_pandas_compat"),
     },
+    "FactNeurons": {
+        "neurons-json": ("pyengine.export.neurons_json", "export_neurons_json"),
+        "parquet": ("pyengine.export.parquet", "export_fact_neurons_parquet"),
+    },
 }
 
 
@@ -28,7 +32,7 @@ def export(result: Any, format: str, path: str | Path) -> None:
     """Write a result in one of the formats that `FORMATS` lists for its type.
 
     Args:
-        result: a `TriggerExamples`, `Agreement` or `Predictions`.
+        result: a `TriggerExamples`, `Agreement`, `Predictions` or `FactNeurons`.
         format: its name.
         path: the file to write (`text`: a new directory).
 

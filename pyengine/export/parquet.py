@@ -1,16 +1,19 @@
-"""Parquet: of trigger examples one row per key and rank, of predictions their table."""
+"""Parquet: one row per key and rank, per example and layer, or per fact and prompt."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pyengine.analyses.agreement_result import write_table
 from pyengine.analyses.trigger_result import TriggerExamples
 from pyengine.files import atomic_write
 
 if TYPE_CHECKING:
+    from pyengine.analyses.fact_neuron_result import FactNeurons
     from pyengine.analyses.prediction_result import Predictions
 
 SCHEMA = pa.schema(
@@ -51,6 +54,19 @@ def export_predictions_parquet(predictions: "Predictions", path: Path) -> None:
     The same run gives the same bytes.
     """
     predictions.groups.write(path)
+
+
+def export_fact_neurons_parquet(found: "FactNeurons", path: Path) -> None:
+    """Write the effects, one row per fact and prompt, each with its fact's own columns.
+
+    The columns are those of `FactNeurons.facts`, then those of `FactNeurons.effects`. The same run
+    gives the same bytes.
+    """
+    places = pc.index_in(found.effects["fact"], found.facts["fact"])
+    whole = found.facts.take(places)
+    for name in found.effects.column_names[1:]:
+        whole = whole.append_column(name, found.effects[name])
+    write_table(whole, path)
 
 
 def _layer_table(side: TriggerExamples, row: int, direction: str) -> pa.Table:

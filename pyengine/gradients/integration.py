@@ -104,9 +104,6 @@ class Paths:
             for name, blocks in engine.blocks.items()
             for block in blocks
         ]
-        mid = next(iter(clean.values())).layers[0].mid
-        assert mid is not None
-        self._stream_dtype = mid.dtype
 
     @property
     def n_items(self) -> int:
@@ -205,7 +202,7 @@ class Paths:
         mine = rows.layers == block.layer.index
         items = rows.items[mine].to(self._device)
         z = self.layers[block.layer.index].z(items, rows.alpha[mine].to(self._device))
-        return items, z.to(self._stream_dtype).requires_grad_()
+        return items, z.requires_grad_()
 
 
 class _Run(NamedTuple):

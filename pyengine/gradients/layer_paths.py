@@ -30,7 +30,7 @@ class LayerPath(Protocol):
     ) -> None: ...
 
     def z(self, items: Tensor, alpha: Tensor) -> Tensor:
-        """Return the layer's output at points of the paths of some clozes, [R, d_model]."""
+        """Return z at points of the paths of some clozes, [R, d_model], as the model has it."""
         ...
 
     def scores(self, items: Tensor, alpha: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
@@ -62,6 +62,7 @@ class PostPath:
     ) -> None:
         assert seen.post is not None and seen.mid is not None
         self._values = model.values(block.layer.index)  # [d_ff, d_model]
+        self._z_dtype = torch.promote_types(seen.mid.dtype, self._values.dtype)
         self.activations = seen.post.to(dtype)
         start = _start(seen, baseline, dtype)
         self._change = self.activations if start is None else self.activations - start
@@ -75,7 +76,7 @@ class PostPath:
         self._mid_norm = seen.mid.to(dtype).norm(dim=1)
 
     def z(self, items: Tensor, alpha: Tensor) -> Tensor:
-        return ops.path_points(self._base, self._step, items, alpha)
+        return ops.path_points(self._base, self._step, items, alpha).to(self._z_dtype)
 
     def scores(self, items: Tensor, alpha: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
         n_sums, n = gradients.shape[:2]
@@ -102,6 +103,7 @@ class PrePath:
     ) -> None:
         assert seen.pre is not None and seen.mid is not None
         self._values = model.values(block.layer.index)
+        self._z_dtype = torch.promote_types(seen.mid.dtype, self._values.dtype)
         self._activation = block.activation
         self._bias = block.bias
         self._mid = seen.mid.to(dtype)
@@ -115,7 +117,7 @@ class PrePath:
         written = self._coefficients(self._points(items, alpha), items) @ self._wide_values
         if self._bias is not None:
             written = written + self._bias.to(written.dtype)
-        return self._mid[items] + written
+        return (self._mid[items] + written).to(self._z_dtype)
 
     def scores(self, items: Tensor, alpha: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
         rows = items.repeat_interleave(len(alpha))
@@ -129,9 +131,9 @@ class PrePath:
 
     def reach(self) -> Tensor:
         items = torch.arange(len(self._mid), device=self._mid.device)
-        ends = self.z(items, torch.ones_like(items, dtype=self._mid.dtype))
-        step = ends - self.z(items, torch.zeros_like(items, dtype=self._mid.dtype))
-        return step.norm(dim=1) / self._mid.norm(dim=1)
+        alpha = torch.ones_like(items, dtype=self._mid.dtype)
+        step = self.z(items, alpha) - self.z(items, 0 * alpha)
+        return step.to(self._mid.dtype).norm(dim=1) / self._mid.norm(dim=1)
 
     @property
     def _wide_values(self) -> Tensor:

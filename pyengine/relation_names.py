@@ -1,0 +1,51 @@
+"""What the relations of ParaRel and CounterFact are called: Wikidata's properties."""
+
+NAMES = {
+    "P17": "country",
+    "P19": "place of birth",
+    "P20": "place of death",
+    "P27": "citizenship",
+    "P30": "continent",
+    "P31": "instance of",
+    "P36": "capital",
+    "P37": "official language",
+    "P39": "position held",
+    "P47": "shares border with",
+    "P101": "field of work",
+    "P103": "native language",
+    "P106": "occupation",
+    "P108": "employer",
+    "P127": "owned by",
+    "P131": "located in",
+    "P136": "genre",
+    "P138": "named after",
+    "P140": "religion",
+    "P159": "headquarters",
+    "P176": "manufacturer",
+    "P178": "developer",
+    "P190": "sister city",
+    "P264": "record label",
+    "P276": "location",
+    "P279": "subclass of",
+    "P361": "part of",
+    "P364": "original language",
+    "P407": "language of work",
+    "P413": "position played",
+    "P449": "original network",
+    "P463": "member of",
+    "P495": "country of origin",
+    "P527": "has part",
+    "P530": "diplomatic relation",
+    "P641": "sport",
+    "P740": "founded in",
+    "P937": "work location",
+    "P1001": "jurisdiction",
+    "P1303": "instrument",
+    "P1376": "capital of",
+    "P1412": "languages spoken",
+}
+
+
+def relation_name(relation: str) -> str:
+    """Return `P19 place of birth` for `P19`; another relation as it is."""
+    return f"{relation} {NAMES[relation]}" if relation in NAMES else relation
