@@ -4,6 +4,7 @@ A family-neutral `[MASK]` stands in a prompt where the answer goes; a plain prom
 is the text before the answer.
 """
 
+import operator
 import re
 import warnings
 from collections.abc import Sequence
@@ -123,7 +124,10 @@ def target_ids(model: Model, target: Target) -> tuple[int, ...]:
     """
     if isinstance(target, str):
         return _answer_ids(model, target)
-    ids = (target,) if isinstance(target, int) else tuple(int(token) for token in target)
+    try:
+        ids = tuple(map(operator.index, (target,) if isinstance(target, int) else target))
+    except TypeError as error:
+        raise PyengineError(f"a target is a text or token ids, not {target!r}") from error
     if not ids:
         raise PyengineError("the target is empty")
     if wrong := [token for token in ids if not 0 <= token < model.vocab_size]:

@@ -119,14 +119,16 @@ def tuned_share(
     return share, [_at_least(sets, share) if len(sets) >= MIN_PROMPTS else [] for sets in facts]
 
 
-def relation_neurons(facts: Sequence[Iterable[Neuron]], share: float = 0.1) -> list[Neuron]:
-    """Return the neurons in at least `share` of a relation's facts, the commonest first.
+def relation_neurons(facts: Sequence[Iterable[Neuron]], share: float = 0.1) -> dict[Neuron, int]:
+    """Return the neurons in at least `share` of a relation's facts, and in how many they are.
 
-    Ties: lower layer, then lower dim.
+    The commonest first; ties: lower layer, then lower dim. Dai et al. erase these, and leave them
+    alone where single facts are edited.
     """
     counts = Counter(neuron for found in facts for neuron in set(found))
     common = [neuron for neuron, count in counts.items() if count >= len(facts) * share]
-    return sorted(common, key=lambda neuron: (-counts[neuron], neuron))
+    common.sort(key=lambda neuron: (-counts[neuron], neuron))
+    return {neuron: counts[neuron] for neuron in common}
 
 
 def _at_least(sets: Sequence[Collection[Neuron]], share: float) -> list[Neuron]:

@@ -38,7 +38,7 @@ class Attribution:
             tokens has the mean over them.
         completeness: [n, n_layers], the sum of a layer's scores minus `change`: 0 if the integral
             were exact. NaN for the single-pass methods, which are no integrals.
-        change: [n, n_layers], F(activations) - F(baseline).
+        change: [n, n_layers], F(activations) - F(baseline); NaN for them, too.
         nodes: int32 [n, n_layers], gradients that were evaluated (the most, over target tokens).
         converged: bool [n, n_layers], whether `adaptive` met its tolerance; True for fixed rules.
         probability: [n], of the whole target.

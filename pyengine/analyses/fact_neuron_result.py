@@ -11,7 +11,8 @@ import pyarrow as pa
 from pyengine.analyses.agreement_result import read_table, write_table
 from pyengine.analyses.fact_relations import by_layer, by_relation
 from pyengine.analyses.fact_tables import FILES, SCHEMAS, join
-from pyengine.neurons import Neuron
+from pyengine.errors import PyengineError
+from pyengine.neurons import Neuron, relation_neurons
 from pyengine.run import RunFolder
 
 RELATIONS_FILE, LAYERS_FILE = "relations.parquet", "layers.parquet"
@@ -67,6 +68,21 @@ class FactNeurons:
         for fact, layer, dim in zip(*columns, strict=True):
             found[uids[fact]].append(Neuron(layer, dim))
         return found
+
+    def relation_neurons(self, relation: str, share: float = 0.1) -> dict[Neuron, int]:
+        """Return the neurons of a relation, and of how many facts each is.
+
+        See `pyengine.neurons.relation_neurons`.
+
+        Raises:
+            PyengineError: for a relation that no fact of this run has.
+        """
+        relations, neurons = self.relation_of(), self.by_uid()
+        if relation not in relations.values():
+            known = ", ".join(dict.fromkeys(relations.values()))
+            raise PyengineError(f"this run holds no relation {relation!r}; it holds {known}")
+        own = [neurons[uid] for uid, name in relations.items() if name == relation]
+        return relation_neurons(own, share)
 
     def relation_of(self) -> dict[str, str]:
         """Return the relation of every fact that was asked, by uid."""

@@ -5,6 +5,7 @@ appended, and tokenised again; where texts merge, positions shift. Kept for comp
 forcing (`pyengine.cloze`) is what probabilities of a sequence mean.
 """
 
+from functools import partial
 from typing import Any
 
 from pyengine.answers import answers
@@ -24,8 +25,9 @@ def greedy_clozes(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
     teacher = clozes(model, prompt, target)
     found = teacher[:1]
     tokenizer: Any = model.tokenizer
-    text = tokenizer.decode(list(found[0].input_ids))
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    text = decode(list(found[0].input_ids))
     for wanted in teacher[1:]:
-        text += tokenizer.decode(answers(model, found[-1:]).top_token.tolist())
+        text += decode(answers(model, found[-1:]).top_token.tolist())
         found += clozes(model, text, wanted.target)
     return found

@@ -27,15 +27,19 @@ LONGEST_ANSWER = 12
 def show_neurons(
     found: "FactNeurons",
     fact: str | None,
+    relation: str | None,
     layer: int | None,
     dim: int | None,
     rows: int,
     as_json: bool,
 ) -> None:
-    """Show a run of facts: the summary, one fact, or the facts that share a neuron."""
+    """Show a run of facts: the summary, one fact or relation, or the facts that share a neuron."""
     if fact is not None:
         record = _fact(found, fact)
         print(json.dumps(record)) if as_json else _print_fact(found, record, rows)
+    elif relation is not None:
+        common = _common(found, relation)
+        print(json.dumps(common)) if as_json else _print_common(common, relation, rows)
     elif layer is not None and dim is not None:
         shared = _facts_of(found, layer, dim)
         print(json.dumps(shared)) if as_json else _print_shared(shared, layer, dim, rows)
@@ -104,6 +108,30 @@ def _effect(effect: dict[str, Any]) -> list[str]:
         *(head(effect[f"completion_{state}"].strip(), LONGEST_ANSWER) for state in STATES),
         effect["text"],
     ]
+
+
+def _common(found: "FactNeurons", relation: str) -> list[dict[str, Any]]:
+    """Return the neurons that many facts of a relation have, the commonest first."""
+    n_facts = sum(name == relation for name in found.relation_of().values())
+    return [
+        {"layer": neuron.layer, "dim": neuron.dim, "n_facts": count, "share": count / n_facts}
+        for neuron, count in found.relation_neurons(relation).items()
+    ]
+
+
+def _print_common(common: list[dict[str, Any]], relation: str, rows: int) -> None:
+    name = relation_name(relation)
+    out.print(
+        f"{name}: {number(len(common))} neurons are in 10% of the facts or more", markup=False
+    )
+    table = columns("layer", "dim", "facts", "share")
+    for row in common[:rows]:
+        cells = (str(row[column]) for column in ("layer", "dim", "n_facts"))
+        table.add_row(*cells, percent(row["share"]))
+    if common:
+        out.print(table)
+    if len(common) > rows:
+        out.print(f"and {number(len(common) - rows)} more; --rows shows more", style="dim")
 
 
 def _facts_of(found: "FactNeurons", layer: int, dim: int) -> list[dict[str, Any]]:

@@ -28,6 +28,9 @@ def show(
     fact: Annotated[
         str | None, typer.Option(help="Fact whose neurons to show: its number or name.")
     ] = None,
+    relation: Annotated[
+        str | None, typer.Option(help="Relation whose common neurons to show.")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Examples to show.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,18 +44,20 @@ def show(
         raise typer.BadParameter("give both --layer and --dim, or neither")
     if unit is not None and dim is not None:
         raise typer.BadParameter("--unit goes with --layer, not with --dim")
-    if fact is not None and (layer is not None or dim is not None):
-        raise typer.BadParameter("--fact stands alone, without --layer and --dim")
+    if sum(part is not None for part in (fact, relation, layer)) > 1:
+        raise typer.BadParameter("--fact, --relation, and --layer with --dim each stand alone")
     found = open_run(run)
     analysis = found.manifest["analysis"]
     if analysis == "predictions" and dim is not None:
         raise typer.BadParameter("a run of predictions is shown by --unit, not by --dim")
     if analysis != "predictions" and unit is not None:
         raise typer.BadParameter(f"--unit is for runs of predictions; this one holds {analysis}")
-    if analysis != "neurons" and fact is not None:
-        raise typer.BadParameter(f"--fact is for runs of neurons; this one holds {analysis}")
+    if analysis != "neurons" and (fact is not None or relation is not None):
+        raise typer.BadParameter(
+            f"--fact and --relation are for runs of neurons; this one holds {analysis}"
+        )
     if analysis == "neurons":
-        show_neurons(found, fact, layer, dim, rows, as_json)
+        show_neurons(found, fact, relation, layer, dim, rows, as_json)
     elif analysis == "agreement":
         show_agreement(found, layer, dim, rows, as_json)
     elif analysis == "predictions":

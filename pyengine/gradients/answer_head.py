@@ -74,15 +74,20 @@ class AnswerHead:
         logits = x @ self._weight.t()
         if self._readout.bias is not None:
             logits += self._readout.bias
-        logit = logits.gather(1, targets[:, None])[:, 0]
-        log_sum = logits.logsumexp(1)
-        probability = (logit - log_sum).exp()
-        own, one = self._weight[targets], torch.ones_like(logit)
+        at = targets[:, None]
+        logit = logits.gather(1, at)[:, 0]
+        others = logits.scatter_(1, at, -torch.inf).logsumexp(1)
+        log_p = torch.nn.functional.logsigmoid(logit - others)
+        probability, one = log_p.exp(), torch.ones_like(logit)
         if self._objective == "logit":
-            return Answered(logit, own, one, probability)
-        seed = own - logits.sub_(log_sum[:, None]).exp_() @ self._weight
+            return Answered(logit, self._weight[targets], one, probability)
+        # W_t - sum of p_v W_v, where 1 - p_t is made of the others: p_t may be all but 1.
+        log_sum = torch.logaddexp(logit, others)
+        shares = logits.sub_(log_sum[:, None]).exp_()
+        shares.scatter_(1, at, -torch.sigmoid(others - logit)[:, None])
+        seed = (shares @ self._weight).neg_()
         if self._objective == "log_probability":
-            return Answered(logit - log_sum, seed, one, probability)
+            return Answered(log_p, seed, one, probability)
         return Answered(probability, seed, probability, probability)
 
 
