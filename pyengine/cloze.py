@@ -4,15 +4,13 @@ A family-neutral `[MASK]` stands in a prompt where the answer goes; a plain prom
 is the text before the answer.
 """
 
-import operator
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from pyengine.answer_tokens import Target, target_ids, tokenizer_of, warn_of_space
 from pyengine.batches import Batch
 from pyengine.errors import PyengineError
 from pyengine.models import Model
@@ -21,7 +19,6 @@ MASK = "[MASK]"
 SENTINEL = "<extra_id_0>"  # T5's name for the first thing that is left out
 
 Prompt = str | Sequence[int]
-Target = str | int | Sequence[int]
 
 # What may follow the answer of a causal model's prompt; the model never reads it.
 _AFTER_ANSWER = re.compile(r"[\s.!?]*")
@@ -116,36 +113,15 @@ def batch_clozes(model: Model, items: Sequence[Cloze]) -> ClozeBatch:
     return ClozeBatch(inputs, decoder, positions, targets)
 
 
-def target_ids(model: Model, target: Target) -> tuple[int, ...]:
-    """Return the token ids of an answer.
-
-    Raises:
-        PyengineError: if it is empty, or has a token that the vocabulary lacks.
-    """
-    if isinstance(target, str):
-        return _answer_ids(model, target)
-    try:
-        ids = tuple(map(operator.index, (target,) if isinstance(target, int) else target))
-    except TypeError as error:
-        raise PyengineError(f"a target is a text or token ids, not {target!r}") from error
-    if not ids:
-        raise PyengineError("the target is empty")
-    if wrong := [token for token in ids if not 0 <= token < model.vocab_size]:
-        raise PyengineError(
-            f"target id {wrong[0]} is out of range; the vocabulary has {model.vocab_size} tokens"
-        )
-    return ids
-
-
 def _masked(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
     """BERT: the answer's tokens stand where the masks are."""
-    mask = _tokenizer(model).mask_token_id
+    mask = tokenizer_of(model).mask_token_id
     if mask is None:
         raise PyengineError(f"the tokenizer of {model.name} has no mask token")
     answer = target_ids(model, target)
     if isinstance(prompt, str):
-        text = prompt.replace(MASK, str(_tokenizer(model).mask_token))
-        ids = [*_tokenizer(model)(text)["input_ids"]]
+        text = prompt.replace(MASK, str(tokenizer_of(model).mask_token))
+        ids = [*tokenizer_of(model)(text)["input_ids"]]
     else:
         ids = [*prompt]
     n_masks = ids.count(mask)
@@ -171,9 +147,11 @@ def _continuation(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
         prompt, target = _before_mask(prompt, target)
     answer = target_ids(model, target)
     if isinstance(target, str):
-        _warn_of_space(model, target, answer)
+        warn_of_space(model, target, answer)
     if isinstance(prompt, str):
-        ids: tuple[int, ...] = tuple(_tokenizer(model)(prompt, add_special_tokens=False).input_ids)
+        ids: tuple[int, ...] = tuple(
+            tokenizer_of(model)(prompt, add_special_tokens=False).input_ids
+        )
     else:
         ids = tuple(prompt)
     if not ids:
@@ -185,9 +163,15 @@ def _continuation(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
     return found
 
 
+def _prompt_ids(model: Model, prompt: Prompt) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        return tuple(tokenizer_of(model)(prompt, add_special_tokens=False)["input_ids"])
+    return tuple(prompt)
+
+
 def _denoising(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
     """T5: the decoder says what the sentinel in the encoder's input stands for."""
-    tokenizer = _tokenizer(model)
+    tokenizer = tokenizer_of(model)
     sentinel = tokenizer.convert_tokens_to_ids(SENTINEL)
     if sentinel is None or sentinel == tokenizer.unk_token_id:
         raise PyengineError(f"the tokenizer of {model.name} has no {SENTINEL}")
@@ -219,50 +203,6 @@ def _before_mask(prompt: str, target: Target) -> tuple[str, Target]:
     if isinstance(target, str) and before != before.rstrip():
         target = f" {target.lstrip()}"
     return before.rstrip(), target
-
-
-def _answer_ids(model: Model, target: str) -> tuple[int, ...]:
-    tokenizer = _tokenizer(model)
-    ids = tokenizer(target, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise PyengineError(f"the target {target!r} has no tokens")
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in ids and target.strip() != tokenizer.unk_token:
-        tokens = tokenizer.convert_ids_to_tokens(ids)
-        raise PyengineError(
-            f"the target {target!r} is not in the vocabulary of {model.name}: its tokens are "
-            f"{tokens}{_likely_fix(tokenizer, target, unknown)}"
-        )
-    return tuple(ids)
-
-
-def _likely_fix(tokenizer: Any, target: str, unknown: int) -> str:
-    """Name a spelling of the answer that the vocabulary has."""
-    for spelling in (f" {target}", target.strip(), target.lower(), target.capitalize()):
-        ids = tokenizer(spelling, add_special_tokens=False)["input_ids"]
-        if ids and unknown not in ids:
-            return f"; did you mean {spelling!r}?"
-    return ""
-
-
-def _warn_of_space(model: Model, target: str, answer: tuple[int, ...]) -> None:
-    """Tell of an answer that falls to pieces for want of the space before it."""
-    if len(answer) == 1 or target.startswith(" "):
-        return
-    ids = _tokenizer(model)(f" {target}", add_special_tokens=False)["input_ids"]
-    if len(ids) == 1:
-        tokens = _tokenizer(model).convert_ids_to_tokens(answer)
-        warnings.warn(
-            f"the target {target!r} has {len(answer)} tokens, {tokens}; with a leading space, "
-            f"{' ' + target!r}, it is one",
-            stacklevel=4,
-        )
-
-
-def _tokenizer(model: Model) -> Any:
-    if model.tokenizer is None:
-        raise PyengineError(f"{model.name} has no tokenizer; prompts and targets need one")
-    return model.tokenizer
 
 
 def _shown(prompt: Prompt) -> str:

@@ -8,8 +8,9 @@ from typing import cast
 
 import torch
 
+from pyengine.answer_tokens import Target
 from pyengine.answers import Answers
-from pyengine.cloze import Cloze, Prompt, Target, clozes
+from pyengine.cloze import Cloze, Prompt, clozes
 from pyengine.errors import PyengineError
 from pyengine.models import Model
 

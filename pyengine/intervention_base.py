@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Self, overload
 
+from pyengine.answer_tokens import Target
 from pyengine.answers import Answers, answers
-from pyengine.cloze import Cloze, Prompt, Target
+from pyengine.cloze import Cloze, Prompt
 from pyengine.effects import Ask, Effect, effects, paired_targets
 from pyengine.errors import PyengineError
 from pyengine.forward import Forward

@@ -66,6 +66,20 @@ def coarse_neurons(
     return [Neuron(*pair) for pair in torch.nonzero(scores > limit).tolist()]
 
 
+def selector(
+    threshold: float | None, adaptive: float | None, percentile: float | None
+) -> dict[str, float | None]:
+    """Return settings of `coarse_neurons`, checked before any work; none given: adaptive=0.3.
+
+    Raises:
+        PyengineError: unless one is given at most, and in range.
+    """
+    if threshold is None and adaptive is None and percentile is None:
+        adaptive = ADAPTIVE
+    check_selector(threshold, adaptive, percentile)
+    return {"threshold": threshold, "adaptive": adaptive, "percentile": percentile}
+
+
 def check_selector(
     threshold: float | None, adaptive: float | None, percentile: float | None
 ) -> None:

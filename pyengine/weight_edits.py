@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyengine.answer_tokens import Target, target_ids
 from pyengine.answers import answers
 from pyengine.checks import check_choice
-from pyengine.cloze import Prompt, Target, clozes, target_ids
+from pyengine.cloze import Prompt, clozes
 from pyengine.effects import Ask, ask_all
 from pyengine.errors import PyengineError
 from pyengine.forward import Forward

@@ -217,8 +217,8 @@ def test_the_tables_fit_80_columns(
     monkeypatch.setattr(neurons_view, "out", console)
     monkeypatch.setattr(neurons_show, "out", console)
     found = synthetic_neurons.found(n_relations, n_layers=24)
-    neurons_show.show_neurons(found, None, None, None, 10, False)
-    neurons_show.show_neurons(found, "0", None, None, 10, False)
+    neurons_show.show_neurons(found, None, None, None, None, 10, False)
+    neurons_show.show_neurons(found, "0", None, None, None, 10, False)
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert printed.count("P17 country") == 3 and "w0 [b] w0 [MASK] ." in printed

@@ -29,9 +29,11 @@ def test_commands_and_options_exist() -> None:
     from pyengine.cli import app
 
     group = typer.main.get_command(app)
-    known = {name: command for name, command in group.commands.items()}  # type: ignore[attr-defined]
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    calls = [match for line in lines for match in re.findall(r"pyengine (\w+)([^#&|]*)", line)]
+    known = dict(group.commands)  # type: ignore[attr-defined]
+    known |= {f"neurons {name}": part for name, part in known.pop("neurons").commands.items()}
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    pattern = r"pyengine ((?:neurons )?\w+)([^#&|]*)"
+    calls = [match for line in lines for match in re.findall(pattern, line)]
     assert len(calls) > 10
     for name, rest in calls:
         assert name in known, f"pyengine {name}"

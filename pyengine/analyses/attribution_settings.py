@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pyengine.answer_tokens import Target
 from pyengine.checks import check_choice, check_count
-from pyengine.cloze import Cloze, Prompt, Target, clozes
+from pyengine.cloze import Cloze, Prompt, clozes
 from pyengine.errors import PyengineError
 from pyengine.gradients.answer_head import OBJECTIVES
 from pyengine.gradients.integration import BUDGETS, PathEngine

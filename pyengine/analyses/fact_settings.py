@@ -8,7 +8,7 @@ from pyengine.analyses.attribution_settings import AttributionSettings
 from pyengine.checks import check_count
 from pyengine.errors import PyengineError
 from pyengine.models import Model
-from pyengine.neurons import ADAPTIVE, check_selector
+from pyengine.neurons import selector
 
 AUTO = "auto"
 
@@ -42,9 +42,8 @@ class FactSettings:
         Raises:
             PyengineError: naming the first setting that cannot be.
         """
-        full = self
-        if self.adaptive is None and self.threshold is None and self.percentile is None:
-            full = replace(full, adaptive=ADAPTIVE)
+        cut = selector(self.threshold, self.adaptive, self.percentile)
+        full = replace(self, adaptive=cut["adaptive"])
         if self.block_facts is None and self.share != AUTO:
             full = replace(full, block_facts=BLOCK_FACTS[model.device.type])
         full = replace(full, batch_clozes=BATCH_CLOZES[model.device.type])
@@ -75,7 +74,6 @@ class FactSettings:
     def _check(self, model: Model) -> None:
         self.attribution.check(model)
         check_count("block_facts", self.block_facts)
-        check_selector(self.threshold, self.adaptive, self.percentile)
         if self.share == AUTO and self.block_facts is not None:
             raise PyengineError(
                 "share='auto' looks at whole relations, which are then the blocks; leave out "

@@ -8,8 +8,9 @@ forcing (`pyengine.cloze`) is what probabilities of a sequence mean.
 from functools import partial
 from typing import Any
 
+from pyengine.answer_tokens import Target
 from pyengine.answers import answers
-from pyengine.cloze import Cloze, Prompt, Target, clozes
+from pyengine.cloze import Cloze, Prompt, clozes
 from pyengine.errors import PyengineError
 from pyengine.models import Model
 

@@ -13,7 +13,8 @@ from pyengine import interventions, weight_edits
 from pyengine.analyses.attribution import Attribution, attribute
 from pyengine.analyses.attribution_settings import AttributionSettings
 from pyengine.analyses.mean_activations import mean_activations
-from pyengine.cloze import Prompt, Target
+from pyengine.answer_tokens import Target
+from pyengine.cloze import Prompt
 from pyengine.corpus import Corpus
 from pyengine.effects import paired_targets
 from pyengine.errors import PyengineError
@@ -21,14 +22,7 @@ from pyengine.intervention_base import Intervention
 from pyengine.interventions import check_inactive
 from pyengine.loading import load
 from pyengine.models import Model
-from pyengine.neurons import (
-    ADAPTIVE,
-    Neuron,
-    check_selector,
-    coarse_neurons,
-    shared_neurons,
-    tuned_share,
-)
+from pyengine.neurons import Neuron, coarse_neurons, selector, shared_neurons, tuned_share
 from pyengine.saved_edits import save_edited
 from pyengine.store import TokenStore
 
@@ -141,7 +135,7 @@ class KnowledgeNeurons:
         Returns:
             In order of layer, then dim: one list for a single text, else one for each prompt.
         """
-        cut = _selector(threshold, adaptive, percentile)
+        cut = selector(threshold, adaptive, percentile)
         found = self.attribute(prompts, targets, **settings)
         sets = [coarse_neurons(scores, **cut) for scores in found.scores]
         return sets[0] if isinstance(prompts, str) else sets
@@ -181,7 +175,7 @@ class KnowledgeNeurons:
             raise PyengineError(f"share must be a number or 'auto', got {share!r}")
         if not isinstance(share, str):
             shared_neurons([], share)  # refuses a share out of range before any work
-        cut = _selector(threshold, adaptive, percentile)
+        cut = selector(threshold, adaptive, percentile)
         others = [pair if isinstance(pair, tuple) else (pair, target) for pair in negatives]
         texts = [*prompts, *(prompt for prompt, _ in others)]
         answers = [*(target for _ in prompts), *(answer for _, answer in others)]
@@ -255,12 +249,3 @@ class KnowledgeNeurons:
         See `pyengine.saved_edits.save_edited`.
         """
         save_edited(self.model, folder)
-
-
-def _selector(
-    threshold: float | None, adaptive: float | None, percentile: float | None
-) -> dict[str, float | None]:
-    if threshold is None and adaptive is None and percentile is None:
-        adaptive = ADAPTIVE
-    check_selector(threshold, adaptive, percentile)
-    return {"threshold": threshold, "adaptive": adaptive, "percentile": percentile}

@@ -52,6 +52,9 @@ def find(
 
     Example: pyengine neurons find gpt2 --prompt "Paris is the capital of [MASK]" --target France
     """
+    from pyengine.analyses.knowledge_neurons import KnowledgeNeurons
+    from pyengine.neurons import selector
+
     settings = Settings(
         attribution={
             "method": method,
@@ -60,12 +63,10 @@ def find(
             "baseline": baseline,
             "value": value,
         },
-        selector=asked.selector_of(adaptive, threshold, percentile),
+        selector=selector(threshold, adaptive, percentile),
         share=asked.share_of(share),
         factor=factor,
     )
-    from pyengine.analyses.knowledge_neurons import KnowledgeNeurons
-
     given.set_threads(threads)
     with asked.warnings_in_a_line():
         loaded = asked.load_model(

@@ -46,19 +46,6 @@ ValueOption = Annotated[
 FactorOption = Annotated[float, typer.Option(help="Enhancing multiplies activations by this.")]
 
 
-def selector_of(
-    adaptive: float | None, threshold: float | None, percentile: float | None
-) -> dict[str, float | None]:
-    """Say which neurons of a prompt stand out; by default `adaptive` does."""
-    from pyengine.neurons import ADAPTIVE, check_selector
-
-    if adaptive is None and threshold is None and percentile is None:
-        adaptive = ADAPTIVE
-    selector = {"adaptive": adaptive, "threshold": threshold, "percentile": percentile}
-    check_selector(**selector)
-    return selector
-
-
 def share_of(text: str) -> float | str:
     """Parse `--share`.
 

@@ -65,7 +65,9 @@ def pararel(
     settings: dict[str, Any] = {
         "method": method,
         "steps": steps,
-        **asked.selector_of(adaptive, threshold, percentile),
+        "adaptive": adaptive,
+        "threshold": threshold,
+        "percentile": percentile,
         "share": asked.share_of(share),
         "objective": objective,
         "value": value,

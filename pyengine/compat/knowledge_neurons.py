@@ -35,9 +35,10 @@ from contextlib import ExitStack
 from typing import Any
 
 from pyengine.analyses.greedy_clozes import greedy_clozes
+from pyengine.answer_tokens import Target
 from pyengine.answers import answers
 from pyengine.checks import check_choice
-from pyengine.cloze import Target, clozes
+from pyengine.cloze import clozes
 from pyengine.compat.neuron_finder import NeuronFinder, Neurons
 from pyengine.compat.package_models import (
     ALL_MODELS,

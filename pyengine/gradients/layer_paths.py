@@ -1,6 +1,6 @@
 """The path of one layer: points on it, and scores from the gradients at them."""
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -11,28 +11,42 @@ from pyengine.gradients.clean_pass import CleanLayer
 from pyengine.models import Model
 
 
-class LayerPath(Protocol):
+class LayerPath(ABC):
     """P paths through one layer, one per cloze.
 
-    Attributes:
+    Args:
+        model: the model.
+        block: the layer's block.
+        seen: its clean pass.
         activations: [P, d_ff], where the paths end.
+        baseline: [d_ff], where they begin; None: at zero, or at the mean of each cloze.
+        dtype: of the computation.
     """
-
-    activations: Tensor
 
     def __init__(
         self,
         model: Model,
         block: Block,
         seen: CleanLayer,
+        activations: Tensor,
         baseline: Tensor | None,
         dtype: torch.dtype,
-    ) -> None: ...
+    ) -> None:
+        assert seen.mid is not None
+        self.activations = activations.to(dtype)
+        self._values = model.values(block.layer.index)  # [d_ff, d_model]
+        self._bias = block.bias
+        self._mid = seen.mid.to(dtype)
+        self._z_dtype = torch.promote_types(seen.mid.dtype, self._values.dtype)
+        start = seen.mean if seen.mean is not None else baseline
+        self._start = None if start is None else start.to(dtype).expand_as(self.activations)
+        self._change = self.activations if self._start is None else self.activations - self._start
 
+    @abstractmethod
     def z(self, items: Tensor, alpha: Tensor) -> Tensor:
         """Return z at points of the paths of some clozes, [R, d_model], as the model has it."""
-        ...
 
+    @abstractmethod
     def scores(self, items: Tensor, alpha: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
         """Return (a - b) times weighted sums of the gradients with respect to a, [m, Q, d_ff].
 
@@ -42,14 +56,23 @@ class LayerPath(Protocol):
             weights: float64 [m, n], of m rules.
             gradients: [Q, n, d_model], with respect to z.
         """
-        ...
+
+    @abstractmethod
+    def step(self) -> Tensor:
+        """Return z(1) - z(0), [P, d_model]."""
 
     def reach(self) -> Tensor:
         """Return the path's length over that of the vector it is added to, [P]."""
-        ...
+        return self.step().norm(dim=1) / self._mid.norm(dim=1)
+
+    def _wide_values(self) -> Tensor:
+        return self._values.to(self._mid.dtype)
+
+    def _with_bias(self, written: Tensor) -> Tensor:
+        return written if self._bias is None else written + self._bias.to(written.dtype)
 
 
-class PostPath:
+class PostPath(LayerPath):
     """Coefficients are scaled: z is linear in α, and one product with W ends the sum."""
 
     def __init__(
@@ -60,20 +83,12 @@ class PostPath:
         baseline: Tensor | None,
         dtype: torch.dtype,
     ) -> None:
-        assert seen.post is not None and seen.mid is not None
-        self._values = model.values(block.layer.index)  # [d_ff, d_model]
-        self._z_dtype = torch.promote_types(seen.mid.dtype, self._values.dtype)
-        self.activations = seen.post.to(dtype)
-        start = _start(seen, baseline, dtype)
-        self._change = self.activations if start is None else self.activations - start
-        values = self._values.to(dtype)
-        self._base = seen.mid.to(dtype)
-        if start is not None:
-            self._base = self._base + start @ values
-        if (bias := block.bias) is not None:
-            self._base = self._base + bias.to(dtype)
+        assert seen.post is not None
+        super().__init__(model, block, seen, seen.post, baseline, dtype)
+        values = self._wide_values()
+        base = self._mid if self._start is None else self._mid + self._start @ values
+        self._base = self._with_bias(base)
         self._step = self._change @ values
-        self._mid_norm = seen.mid.to(dtype).norm(dim=1)
 
     def z(self, items: Tensor, alpha: Tensor) -> Tensor:
         return ops.path_points(self._base, self._step, items, alpha).to(self._z_dtype)
@@ -83,14 +98,13 @@ class PostPath:
         source = torch.arange(n_sums, device=gradients.device).repeat_interleave(n)
         flat = gradients.flatten(0, 1)
         sums = [ops.path_sums(flat, source, rule.repeat(n_sums), n_sums) for rule in weights]
-        both = torch.stack(sums)
-        return self._change[items] * (both @ self._values.to(both.dtype).t())
+        return self._change[items] * (torch.stack(sums) @ self._wide_values().t())
 
-    def reach(self) -> Tensor:
-        return self._step.norm(dim=1) / self._mid_norm
+    def step(self) -> Tensor:
+        return self._step
 
 
-class PrePath:
+class PrePath(LayerPath):
     """Inputs of the non-linearity are scaled, as the package does for GPT: z is not linear in α."""
 
     def __init__(
@@ -101,22 +115,15 @@ class PrePath:
         baseline: Tensor | None,
         dtype: torch.dtype,
     ) -> None:
-        assert seen.pre is not None and seen.mid is not None
-        self._values = model.values(block.layer.index)
-        self._z_dtype = torch.promote_types(seen.mid.dtype, self._values.dtype)
+        assert seen.pre is not None
+        super().__init__(model, block, seen, seen.pre, baseline, dtype)
         self._activation = block.activation
-        self._bias = block.bias
-        self._mid = seen.mid.to(dtype)
         self._up = None if seen.up is None else seen.up.to(dtype)
-        self.activations = seen.pre.to(dtype)
-        start = _start(seen, baseline, dtype)
-        self._from = torch.zeros_like(self.activations) if start is None else start
-        self._change = self.activations - self._from
+        self._base = torch.zeros_like(self.activations) if self._start is None else self._start
 
     def z(self, items: Tensor, alpha: Tensor) -> Tensor:
-        written = self._coefficients(self._points(items, alpha), items) @ self._wide_values
-        if self._bias is not None:
-            written = written + self._bias.to(written.dtype)
+        coefficients = self._coefficients(self._points(items, alpha), items)
+        written = self._with_bias(coefficients @ self._wide_values())
         return (self._mid[items] + written).to(self._z_dtype)
 
     def scores(self, items: Tensor, alpha: Tensor, weights: Tensor, gradients: Tensor) -> Tensor:
@@ -124,34 +131,19 @@ class PrePath:
         points = self._points(rows, alpha.repeat(len(items)))
         with torch.enable_grad():
             coefficients = self._coefficients(points.requires_grad_(), rows)
-            onto = gradients.flatten(0, 1).to(points.dtype) @ self._wide_values.t()
+            onto = gradients.flatten(0, 1).to(points.dtype) @ self._wide_values().t()
             (slopes,) = torch.autograd.grad(coefficients, points, onto)
         by_path = slopes.view(len(items), len(alpha), slopes.shape[1])
         return self._change[items] * torch.einsum("mn,qnf->mqf", weights.to(slopes), by_path)
 
-    def reach(self) -> Tensor:
+    def step(self) -> Tensor:
         items = torch.arange(len(self._mid), device=self._mid.device)
         alpha = torch.ones_like(items, dtype=self._mid.dtype)
-        step = self.z(items, alpha) - self.z(items, 0 * alpha)
-        return step.to(self._mid.dtype).norm(dim=1) / self._mid.norm(dim=1)
-
-    @property
-    def _wide_values(self) -> Tensor:
-        return self._values.to(self._mid.dtype)
+        return (self.z(items, alpha) - self.z(items, 0 * alpha)).to(self._mid.dtype)
 
     def _points(self, items: Tensor, alpha: Tensor) -> Tensor:
-        return ops.path_points(self._from, self._change, items, alpha)
+        return ops.path_points(self._base, self._change, items, alpha)
 
     def _coefficients(self, pre: Tensor, items: Tensor) -> Tensor:
-        coefficients: Any = self._activation(pre)
+        coefficients = self._activation(pre)
         return coefficients if self._up is None else coefficients * self._up[items]
-
-
-def _start(seen: CleanLayer, baseline: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """Return where the paths begin, [P, d_ff]; None: at zero."""
-    if seen.mean is not None:
-        return seen.mean.to(dtype)
-    if baseline is None:
-        return None
-    assert seen.mid is not None
-    return baseline.to(dtype).expand(len(seen.mid), -1)
