@@ -211,12 +211,12 @@ def _print_peak(arguments: str) -> None:
     tiny = replace(scale, rows=2, vocab=64)
     run(*inputs(tiny, n_targets))  # thread pools and libraries are not what is measured
     CLEAR.write_text("5")
-    before = _status("VmRSS")
+    before = process_status("VmRSS")
     found = run(x, weight, targets)
     results = sum(field.nbytes for field in found)
-    print(max(0, _status("VmHWM") - before - results))
+    print(max(0, process_status("VmHWM") - before - results))
 
 
-def _status(field: str) -> int:
+def process_status(field: str) -> int:
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024

@@ -36,6 +36,7 @@ PARTS = {
     "vocab": "benchmarks._gpu_vocab",
     "search": "benchmarks._gpu_search",
     "exactness": "benchmarks._gpu_exactness",
+    "attribution": "benchmarks._gpu_attribution",
 }
 FULL = Scale()
 QUICK = replace(

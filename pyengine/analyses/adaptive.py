@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyengine.analyses.cloze_scores import ClozeScores
 from pyengine.gradients.integration import Paths
 from pyengine.gradients.points import Points, points_on
 from pyengine.gradients.quadrature import (
@@ -29,17 +30,6 @@ from pyengine.gradients.quadrature import (
 
 FIRST_LEVEL, FAR_LEVEL = 5, 9
 MIN_RATIO, MAX_RATIO = 0.25, 0.5
-
-
-class Integrated(NamedTuple):
-    """What `pyengine.analyses.attribution.ClozeScores` holds, in its order."""
-
-    scores: Tensor
-    completeness: Tensor
-    change: Tensor
-    nodes: Tensor
-    converged: Tensor
-    probability: Tensor
 
 
 class _Open(NamedTuple):
@@ -70,11 +60,11 @@ class _Open(NamedTuple):
         return _Open(self.layers[rows], self.items[rows], self.gradients[here], self.moved[here])
 
 
-def integrate_adaptively(paths: Paths, tolerance: float) -> Integrated:
+def integrate_adaptively(paths: Paths, tolerance: float) -> ClozeScores:
     """Integrate all paths; see the module."""
     begun, change, probability = _begin(paths)
     n_paths = (*change.shape,)
-    found = Integrated(
+    found = ClozeScores(
         change.new_empty(*n_paths, paths.layers[0].activations.shape[1]),
         torch.empty_like(change),
         change,
@@ -120,7 +110,7 @@ def _begin(paths: Paths) -> tuple[dict[int, _Open], Tensor, Tensor]:
     return begun, change, ends.probability
 
 
-def _enter(paths: Paths, found: Integrated, begun: _Open) -> _Open:
+def _enter(paths: Paths, found: ClozeScores, begun: _Open) -> _Open:
     """Enter the scores of the level before the first, so that it can be seen how they move."""
     _, half, quarter = _scores(paths, begun, 3)
     found.scores[begun.layers, begun.items] = half
@@ -154,7 +144,7 @@ def _scores(paths: Paths, open_paths: _Open, n_levels: int) -> Tensor:
 
 
 def _judge(
-    found: Integrated, open_paths: _Open, scores: Tensor, tolerance: float
+    found: ClozeScores, open_paths: _Open, scores: Tensor, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Enter a level's scores.
 

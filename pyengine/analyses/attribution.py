@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyengine.analyses.adaptive import integrate_adaptively
 from pyengine.analyses.attribution_settings import SINGLE_PASS, AttributionSettings
+from pyengine.analyses.cloze_scores import ClozeScores
 from pyengine.cloze import Cloze
 from pyengine.gradients.integration import PathEngine, Paths
 from pyengine.gradients.points import points_on_all
@@ -27,6 +28,7 @@ from pyengine.precision import precision
 
 # Tokens of the clean pass whose tensors are held together.
 CLEAN_TOKENS = {"cpu": 1024, "cuda": 65_536}
+MIN_FILL = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +58,6 @@ class Attribution:
     targets: list[tuple[int, ...]]
     exact: bool
     settings: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class ClozeScores:
-    """The same for P clozes, by layer, on the model's device."""
-
-    scores: Tensor  # [n_layers, P, d_ff]
-    completeness: Tensor  # [n_layers, P]
-    change: Tensor  # [n_layers, P]
-    nodes: Tensor  # int32 [n_layers, P]
-    converged: Tensor  # bool [n_layers, P]
-    probability: Tensor  # [P], of the answer
 
 
 def attribute(
@@ -102,7 +92,7 @@ def attribute(
 
 def _scores(paths: Paths, settings: AttributionSettings) -> ClozeScores:
     if settings.method == "adaptive":
-        return ClozeScores(*integrate_adaptively(paths, settings.tolerance))
+        return integrate_adaptively(paths, settings.tolerance)
     if settings.method in SINGLE_PASS:
         return _single_pass(paths, settings.method)
     return _fixed_rule(paths, *map(torch.from_numpy, RULES[settings.method](settings.steps)))
@@ -203,14 +193,22 @@ class _Sums:
 
 
 def _batches(model: Model, items: Sequence[Cloze]) -> Iterator[list[int]]:
-    """Yield indices of clozes of similar length, under a constant number of padded tokens."""
+    """Yield indices of clozes of similar length, under a constant number of padded tokens.
+
+    Where every position is computed again, padding costs: no more than a share of it is accepted.
+    """
     limit = CLEAN_TOKENS[model.device.type]
+    fill = 0.0 if model.family.causal else MIN_FILL
     lengths = [(len(cloze.input_ids), len(cloze.decoder_ids)) for cloze in items]
     batch: list[int] = []
+    used = 0
     for index in sorted(range(len(items)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * sum(lengths[index]) > limit:
+        own = sum(lengths[index])
+        padded = (len(batch) + 1) * own
+        if batch and (padded > limit or used + own < fill * padded):
             yield batch
-            batch = []
+            batch, used = [], 0
         batch.append(index)
+        used += own
     if batch:
         yield batch

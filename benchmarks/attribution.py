@@ -1,0 +1,79 @@
+"""Which neurons an answer is attributed to, beside the package knowledge-neurons 0.0.2.
+
+    python -m benchmarks attribution                     # the whole of it: ten minutes
+    python -m benchmarks attribution --quick             # less of it
+    python -m benchmarks attribution --only accuracy,memory
+
+The same process, thread, model and tokenizer for both, 20 steps. Targets in CPU time of the
+package: the same rule at least 2.5 times as fast for BERT and 12 times for GPT-2, `adaptive` 6 and
+30 times; its error below the package's where a model knows something; many prompts in one call
+faster than one by one; less memory than the package. Runs on the CPU.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from benchmarks._attribution_common import Scale
+from benchmarks._machine import write_result
+from benchmarks._values_common import Found
+from benchmarks.values import show
+
+PARTS = {
+    part: f"benchmarks._attribution_{part}" for part in ("speed", "accuracy", "batches", "memory")
+}
+FULL = Scale()
+QUICK = replace(
+    FULL, lengths=(12,), rounds=1, package_rounds=(1,), facts=10, prompts=16, dense_prompts=4
+)
+TOY = Scale(
+    steps=4,
+    lengths=(12, 14),
+    rounds=1,
+    package_rounds=(1, 1),
+    facts=2,
+    reference_nodes=16,
+    prompts=3,
+    dense_prompts=2,
+    tiny=True,
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks attribution",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="short prompts, one round: rough figures"
+    )
+    parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--save", default="cpu-attribution", help="name of the file under benchmarks/results/"
+    )
+    options = parser.parse_args(argv)
+    parts = options.only.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    torch.set_num_threads(options.threads)
+    found = measure(parts, QUICK if options.quick else FULL)
+    show(found)
+    command = " ".join(["python -m benchmarks attribution", *argv])
+    figures = {part: result for part, (_, result) in found.items()}
+    print(f"wrote {write_result(options.save, figures, command)}")
+
+
+def measure(parts: Sequence[str], scale: Scale) -> dict[str, Found]:
+    """Measure the parts one by one."""
+    found = {}
+    for part in parts:
+        print(f"{part} ...", file=sys.stderr, flush=True)
+        found[part] = importlib.import_module(PARTS[part]).measure(scale)
+    return found
