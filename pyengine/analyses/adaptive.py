@@ -38,13 +38,21 @@ class _Open(NamedTuple):
     Attributes:
         layers, items: int64 [Q], on the CPU, ordered by layer.
         gradients: [Q, n, d_model], at the nodes of the level, ascending.
-        moved: [Q], how far the scores moved before they came to this level.
+        scores: [Q, d_ff], of the level.
+        moved: [Q], how far they are from those of the level before.
+        moved_before: [Q], how far those were from the ones before them.
     """
 
     layers: Tensor
     items: Tensor
     gradients: Tensor
+    scores: Tensor
     moved: Tensor
+    moved_before: Tensor
+
+    @property
+    def n_nodes(self) -> int:
+        return self.gradients.shape[1]
 
     def keep(self, left: Tensor) -> "_Open":
         """Return some of them; `left` is bool [Q], on the CPU."""
@@ -57,7 +65,7 @@ class _Open(NamedTuple):
 
     def _at(self, rows: Tensor) -> "_Open":
         here = rows.to(self.gradients.device)
-        return _Open(self.layers[rows], self.items[rows], self.gradients[here], self.moved[here])
+        return _Open(self.layers[rows], self.items[rows], *(tensor[here] for tensor in self[2:]))
 
 
 def integrate_adaptively(paths: Paths, tolerance: float) -> ClozeScores:
@@ -72,15 +80,15 @@ def integrate_adaptively(paths: Paths, tolerance: float) -> ClozeScores:
         torch.zeros(n_paths, dtype=torch.bool),
         probability,
     )
-    open_paths = _enter(paths, found, begun[FIRST_LEVEL])
-    later = _enter(paths, found, begun[FAR_LEVEL])
-    for n in CLENSHAW_CURTIS_LEVELS[CLENSHAW_CURTIS_LEVELS.index(FIRST_LEVEL) :]:
+    for part in begun.values():
+        found.scores[part.layers, part.items] = part.scores
+    open_paths = begun[FIRST_LEVEL]
+    for n in CLENSHAW_CURTIS_LEVELS:
         if n > FIRST_LEVEL:
             open_paths = _refined(paths, open_paths, n)
         if n == FAR_LEVEL:
-            open_paths = open_paths.merged(later)
-        moved, done = _judge(found, open_paths, _scores(paths, open_paths, 1)[0], tolerance)
-        open_paths = open_paths._replace(moved=moved).keep(~done)
+            open_paths = open_paths.merged(begun[FAR_LEVEL])
+        open_paths = open_paths.keep(~_enter(found, open_paths, tolerance))
         if n >= FAR_LEVEL and not len(open_paths.items):
             break
     return found
@@ -106,15 +114,10 @@ def _begin(paths: Paths) -> tuple[dict[int, _Open], Tensor, Tensor]:
         change[layers, items] -= value.view(-1, n - 1)[:, 0]
         between = gradient.view(len(pairs), n - 1, gradient.shape[1])
         gradients = torch.cat([between, ends.gradient[layers, items][:, None]], 1)
-        begun[n] = _Open(layers, items, gradients, gradients.new_empty(len(pairs)))
+        scores, half, quarter = _scores(paths, layers, items, gradients, 3)
+        moved, before = (scores - half).abs().amax(1), (half - quarter).abs().amax(1)
+        begun[n] = _Open(layers, items, gradients, scores, moved, before)
     return begun, change, ends.probability
-
-
-def _enter(paths: Paths, found: ClozeScores, begun: _Open) -> _Open:
-    """Enter the scores of the level before the first, so that it can be seen how they move."""
-    _, half, quarter = _scores(paths, begun, 3)
-    found.scores[begun.layers, begun.items] = half
-    return begun._replace(moved=(half - quarter).abs().amax(1))
 
 
 def _refined(paths: Paths, coarse: _Open, n: int) -> _Open:
@@ -124,46 +127,41 @@ def _refined(paths: Paths, coarse: _Open, n: int) -> _Open:
     gradients = found.new_empty(len(coarse.items), n, found.shape[-1])
     gradients[:, ::2] = coarse.gradients
     gradients[:, 1::2] = found.view(len(coarse.items), len(added), found.shape[-1])
-    return coarse._replace(gradients=gradients)
+    (scores,) = _scores(paths, coarse.layers, coarse.items, gradients, 1)
+    moved = (scores - coarse.scores).abs().amax(1)
+    return _Open(coarse.layers, coarse.items, gradients, scores, moved, coarse.moved)
 
 
 def _nodes(n: int) -> Tensor:
     return torch.from_numpy(clenshaw_curtis(n)[0])
 
 
-def _scores(paths: Paths, open_paths: _Open, n_levels: int) -> Tensor:
+def _scores(
+    paths: Paths, layers: Tensor, items: Tensor, gradients: Tensor, n_levels: int
+) -> Tensor:
     """Return the scores by the rules of the last levels, the newest first, [n_levels, Q, d_ff]."""
-    gradients = open_paths.gradients
     device, n = gradients.device, gradients.shape[1]
     alpha = _nodes(n).to(device)
     weights = torch.from_numpy(nested_weights(n, n_levels)).to(device)
-    items = open_paths.items.to(device)
-    counts = open_paths.layers.bincount(minlength=len(paths.layers)).tolist()
-    parts = zip(paths.layers, items.split(counts), gradients.split(counts), strict=True)
+    counts = layers.bincount(minlength=len(paths.layers)).tolist()
+    parts = zip(paths.layers, items.to(device).split(counts), gradients.split(counts), strict=True)
     return torch.cat([path.scores(own, alpha, weights, g) for path, own, g in parts], 1)
 
 
-def _judge(
-    found: ClozeScores, open_paths: _Open, scores: Tensor, tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """Enter a level's scores.
-
-    Returns:
-        How far they moved, [Q], and which of the open paths are done, bool [Q] on the CPU.
-    """
+def _enter(found: ClozeScores, open_paths: _Open, tolerance: float) -> Tensor:
+    """Enter a level's scores; return which of the paths are done, bool [Q] on the CPU."""
     at = (open_paths.layers, open_paths.items)
-    moved = (scores - found.scores[at]).abs().amax(1)
-    residual = scores.sum(1) - found.change[at]
-    found.scores[at] = scores
+    residual = open_paths.scores.sum(1) - found.change[at]
+    found.scores[at] = open_paths.scores
     found.completeness[at] = residual
-    found.nodes[at] = open_paths.gradients.shape[1]
+    found.nodes[at] = open_paths.n_nodes
     items = open_paths.items
     largest_score = found.scores.abs().amax((0, 2))[items]
     largest_change = found.change.abs().amax(0)[items]
-    good = _error(moved, open_paths.moved) <= tolerance * largest_score
+    good = _error(open_paths.moved, open_paths.moved_before) <= tolerance * largest_score
     done = (good & (residual.abs() <= tolerance * largest_change)).cpu()
     found.converged[at] = done
-    return moved, done
+    return done
 
 
 def _error(moved: Tensor, before: Tensor) -> Tensor:

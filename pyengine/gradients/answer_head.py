@@ -76,16 +76,17 @@ class AnswerHead:
             logits += self._readout.bias
         at = targets[:, None]
         logit = logits.gather(1, at)[:, 0]
-        others = logits.scatter_(1, at, -torch.inf).logsumexp(1)
-        log_p = torch.nn.functional.logsigmoid(logit - others)
+        # 1 - p is made of the other tokens' shares: p may be all but 1.
+        largest = logits.amax(1)
+        shares = logits.sub_(largest[:, None]).exp_().scatter_(1, at, 0.0)
+        others = shares.sum(1)
+        log_p = torch.nn.functional.logsigmoid(logit - largest - others.log())
         probability, one = log_p.exp(), torch.ones_like(logit)
         if self._objective == "logit":
             return Answered(logit, self._weight[targets], one, probability)
-        # W_t - sum of p_v W_v, where 1 - p_t is made of the others: p_t may be all but 1.
-        log_sum = torch.logaddexp(logit, others)
-        shares = logits.sub_(log_sum[:, None]).exp_()
-        shares.scatter_(1, at, -torch.sigmoid(others - logit)[:, None])
-        seed = (shares @ self._weight).neg_()
+        whole = others + (logit - largest).exp()
+        # The gradient of log p: W_t - sum of p_v W_v, times -whole.
+        seed = shares.scatter_(1, at, -others[:, None]) @ self._weight / -whole[:, None]
         if self._objective == "log_probability":
             return Answered(log_p, seed, one, probability)
         return Answered(probability, seed, probability, probability)

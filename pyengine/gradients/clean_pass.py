@@ -23,6 +23,7 @@ class CleanLayer:
             cross-attention: keys and values of the encoder's T positions).
         mid: [P, d_model], what the FFN's output is added to, here.
         post: [P, d_ff], the coefficients here: the input of the down-projection.
+        written: [P, d_model], the down-projection's output here, bias included.
         pre: [P, d_ff], the input of the non-linearity here (a gated FFN's gate).
         up: [P, d_ff], the linear half of a gated FFN, here.
         mean: of `post` or `pre`, whichever is on the path, over the content of each input.
@@ -32,6 +33,7 @@ class CleanLayer:
     projected: list[tuple[Tensor, ...]] = field(default_factory=list)
     mid: Tensor | None = None
     post: Tensor | None = None
+    written: Tensor | None = None
     pre: Tensor | None = None
     up: Tensor | None = None
     mean: Tensor | None = None
@@ -121,6 +123,9 @@ class CleanPass:
             seen().post = self._here(stack.name, inputs[0])
             self._average(stack.name, seen(), "post", inputs[0])
 
+        def written(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
+            seen().written = self._here(stack.name, out)
+
         def pre(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
             seen().pre = self._here(stack.name, out)
             self._average(stack.name, seen(), "pre", out)
@@ -137,6 +142,7 @@ class CleanPass:
             entry.register_forward_pre_hook(mid),
             layer.key(body).register_forward_hook(pre),
             layer.module(body, stack.value).register_forward_pre_hook(post),
+            layer.module(body, stack.value).register_forward_hook(written),
         ]
         if (gated := layer.up(body)) is not None:
             self._hooks.append(gated.register_forward_hook(up))

@@ -31,7 +31,7 @@ from pyengine.models import Model
 from pyengine.out_of_memory import is_out_of_memory
 
 # Positions × layers whose activations are held for the backward pass at once.
-BUDGETS = {"cpu": 4096, "cuda": 262_144}
+BUDGETS = {"cpu": 3072, "cuda": 262_144}
 
 
 class PathEngine:

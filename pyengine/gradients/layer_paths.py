@@ -83,12 +83,15 @@ class PostPath(LayerPath):
         baseline: Tensor | None,
         dtype: torch.dtype,
     ) -> None:
-        assert seen.post is not None
+        assert seen.post is not None and seen.written is not None
         super().__init__(model, block, seen, seen.post, baseline, dtype)
-        values = self._wide_values()
-        base = self._mid if self._start is None else self._mid + self._start @ values
-        self._base = self._with_bias(base)
-        self._step = self._change @ values
+        self._base = self._with_bias(self._mid)
+        self._step = seen.written.to(dtype)
+        if self._bias is not None:
+            self._step = self._step - self._bias.to(dtype)
+        if self._start is not None:
+            written = self._start @ self._wide_values()
+            self._base, self._step = self._base + written, self._step - written
 
     def z(self, items: Tensor, alpha: Tensor) -> Tensor:
         return ops.path_points(self._base, self._step, items, alpha).to(self._z_dtype)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 # Nested: the nodes of each level are every other node of the next.
-CLENSHAW_CURTIS_LEVELS = (2, 3, 5, 9, 17, 33, 65)
+CLENSHAW_CURTIS_LEVELS = (5, 9, 17, 33, 65)
 
 Rule = tuple[np.ndarray, np.ndarray]
 
