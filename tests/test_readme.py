@@ -85,3 +85,18 @@ def test_the_figures_of_predictions_are_those_of_the_results_file() -> None:
 
 def test_no_placeholder_is_left() -> None:
     assert "@@" not in README
+
+
+@pytest.mark.parametrize("model", ["BERT-base", "GPT-2 small"])
+@pytest.mark.parametrize("n_tokens", [12, 40])
+def test_the_attribution_table_quotes_the_results_file(model: str, n_tokens: int) -> None:
+    path = ROOT / "benchmarks" / "results" / "cpu-attribution.json"
+    figures = json.loads(path.read_text())["figures"]
+    name = f"{model}, {n_tokens} tokens"
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| {name} |")]
+    speed, memory = figures["speed"][name], figures["memory"][name]
+    adaptive = speed.get("adaptive, post-activation", speed["adaptive"])
+    for found in (speed["same rule"], adaptive):
+        assert f"({found['cpu_ratio']:.1f} ×)" in row
+    for used in memory.values():
+        assert f"{used / 2**20:,.0f} MiB" in row
