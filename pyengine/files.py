@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,35 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
         raise PyengineError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def atomic_folder(folder: str | Path, write: Callable[[Path], None]) -> None:
+    """Create `folder` by calling `write(temporary_folder)`, then fsync its files and rename.
+
+    Raises:
+        PyengineError: if it exists and is not empty, or cannot be written; it is then unchanged.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PyengineError(f"{folder} exists already; give a new directory")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        raise PyengineError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        write(temporary)
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+        temporary.chmod(0o777 & ~_umask())
+        os.replace(temporary, folder)
+        _sync_folder(folder.parent)
+    except OSError as error:
+        raise PyengineError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -111,7 +111,7 @@ def _load_pretrained(
         raise _unloadable(name, error) from error
     family = family_of(config)
     try:
-        with _quiet():
+        with quiet():
             hf, info = _model_class(config, family).from_pretrained(
                 path,
                 config=config,
@@ -129,7 +129,7 @@ def _load_pretrained(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' bars and reports off stderr: what matters in them is checked here."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

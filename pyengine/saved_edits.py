@@ -1,13 +1,11 @@
 """A model with its weight edits as an ordinary Hugging Face folder."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from pyengine.errors import PyengineError
+from pyengine.files import atomic_folder
 from pyengine.interventions import check_inactive
+from pyengine.loading import quiet
 from pyengine.models import Model
 
 
@@ -22,32 +20,15 @@ def save_edited(model: Model, folder: str | Path) -> None:
         PyengineError: if the folder is not empty or cannot be written, or while `suppress` or
             `enhance` is active.
     """
-    folder = Path(folder)
     check_inactive(model, "before saving: they are not in the weights")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PyengineError(f"{folder} exists already; give a new directory")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise PyengineError(f"cannot write {folder}: {error.strerror or error}") from error
-    try:
-        _write(model, temporary)
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise PyengineError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    atomic_folder(folder, lambda temporary: _write(model, temporary))
 
 
 def _write(model: Model, folder: Path) -> None:
     weights: dict[str, Any] = model.hf.state_dict()
     for name in model.absent:
         weights.pop(name, None)
-    model.hf.save_pretrained(folder, state_dict=weights)
+    with quiet():
+        model.hf.save_pretrained(folder, state_dict=weights)
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
-    for path in folder.iterdir():
-        with path.open("rb+") as stream:
-            os.fsync(stream.fileno())

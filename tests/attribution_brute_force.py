@@ -156,7 +156,10 @@ class Naive:
     def coefficients(self, cloze: Cloze, layer: int) -> Tensor:
         """Return [T, d_ff] of the model as it is."""
         if (cloze, layer) not in self._seen:
-            take = lambda _m, x: self._seen.update({(cloze, layer): x[0][0].detach().clone()})  # noqa: E731
+
+            def take(_module: Any, inputs: tuple[Tensor, ...]) -> None:
+                self._seen[cloze, layer] = inputs[0][0].detach().clone()
+
             handle = self.sites[layer][1].register_forward_pre_hook(take)
             with torch.no_grad():
                 self.hf(**self.inputs(cloze))

@@ -69,7 +69,7 @@ def main() -> None:
         _say(f"error: {' '.join(str(error).split())}")
         _leave(1)
     except MemoryError:
-        _say("error: out of memory; try a smaller --batch-tokens")
+        _say("error: out of memory; try a smaller --batch-tokens, or --block-facts")
         _leave(1)
     _leave(code if isinstance(code, int) else 0)
 

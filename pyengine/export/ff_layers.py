@@ -6,16 +6,12 @@ token. It stores the pre-activation; these files hold whatever the run captured,
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from pyengine.analyses.trigger_result import Example, TriggerExamples
-from pyengine.errors import PyengineError
-from pyengine.files import atomic_write, atomic_write_text
+from pyengine.files import atomic_folder, atomic_write, atomic_write_text
 
 END_OF_UNIT = "</s>"
 
@@ -44,24 +40,14 @@ def export_text(triggers: TriggerExamples, folder: Path) -> None:
     Raises:
         PyengineError: if the folder exists already and is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PyengineError(f"{folder} exists already; give a new directory")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise PyengineError(f"cannot write {folder}: {error.strerror}") from error
-    try:
+
+    def write(temporary: Path) -> None:
         for layer in triggers.layers:
             for dim in triggers.dims:
                 with (temporary / f"{dim}_{layer}.txt").open("w", encoding="utf-8") as stream:
                     _write_lines(stream, triggers, triggers.examples(layer, dim))
-        temporary.chmod(0o755)
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise PyengineError(f"cannot write {folder}: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    atomic_folder(folder, write)
     about = {"value": triggers.manifest["question"]["value"], "starred": "next token"}
     atomic_write_text(folder.with_name(f"{folder.name}.about.json"), json.dumps(about) + "\n")
 
