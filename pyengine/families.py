@@ -42,9 +42,15 @@ class Stack:
         attention: output projections of the block's attentions; their input is the context.
         projections: of each attention: queries, keys and values, or one matrix for all three.
         norms: the block's norms, in order of use.
+        embedding: the token embedding that the first block reads, from the body.
+        positions: the position embedding; T5's relative position bias, which all blocks share.
+        between: the modules whose first input is the residual stream between two sublayers.
         final_norm: the norm after the last block; None where there is none: then the norms come
             after the additions (BERT), not before the sublayers.
         scaled: whether attention scores are divided by the root of the head's width.
+        relative: whether `positions` is a bias on attention scores.
+        rebranches: whether the block goes on adding to what `between` reads, so that an edit of the
+            residual stream there has to reach both (see `pyengine.taps`).
     """
 
     name: str
@@ -56,9 +62,14 @@ class Stack:
     attention: tuple[str, ...]
     projections: tuple[tuple[str, ...], ...]
     norms: tuple[str, ...]
+    embedding: str
+    positions: str
+    between: tuple[str, ...]
     up: str | None = None
     final_norm: str | None = None
     scaled: bool = True
+    relative: bool = False
+    rebranches: bool = False
 
     @property
     def causal(self) -> bool:
@@ -72,12 +83,14 @@ class Family:
     Attributes:
         model_type: Hugging Face's `config.model_type`.
         stacks: encoder before decoder; layers are numbered through all of them.
-        embedding: the token embedding, from the body.
+        embedding: the token embedding that all stacks share, from the body.
         activation_name: configuration attribute that names the non-linearity.
         max_positions: configuration attribute of the longest input.
         auto_class: the `transformers` class that loads the model with its output head.
         unembedding: the output embedding, from the whole model.
         head_transform: what the output head does before the unembedding, from the whole model.
+        token_types: the token-type embedding, from the body.
+        embedding_norm: the norm over the sum of the embeddings.
     """
 
     model_type: str
@@ -88,6 +101,8 @@ class Family:
     auto_class: str
     unembedding: str = "lm_head"
     head_transform: str | None = None
+    token_types: str | None = None
+    embedding_norm: str | None = None
 
     @property
     def causal(self) -> bool:
@@ -111,8 +126,12 @@ def _gpt(attention: str, projections: tuple[str, ...], scaled: bool) -> Stack:
         attention=(f"h.{{}}.{attention}",),
         projections=(tuple(f"h.{{}}.{path}" for path in projections),),
         norms=("h.{}.ln_1", "h.{}.ln_2"),
+        embedding="wte",
+        positions="wpe",
+        between=("h.{}.ln_2",),
         final_norm="ln_f",
         scaled=scaled,
+        rebranches=True,
     )
 
 
@@ -133,8 +152,12 @@ def _t5(name: str, attentions: tuple[str, ...]) -> Stack:
             for i, a in enumerate(attentions)
         ),
         norms=tuple(f"{block}.layer.{i}.layer_norm" for i in range(n + 1)),
+        embedding=f"{name}.embed_tokens",
+        positions=f"{name}.block.0.layer.0.SelfAttention.relative_attention_bias",
+        between=tuple(f"{block}.layer.{i + 1}" for i in range(n)),
         final_norm=f"{name}.final_layer_norm",
         scaled=False,
+        relative=True,
     )
 
 
@@ -150,6 +173,9 @@ _BERT = Stack(
         tuple(f"encoder.layer.{{}}.attention.self.{part}" for part in ("query", "key", "value")),
     ),
     norms=("encoder.layer.{}.attention.output.LayerNorm", "encoder.layer.{}.output.LayerNorm"),
+    embedding="embeddings.word_embeddings",
+    positions="embeddings.position_embeddings",
+    between=("encoder.layer.{}.attention.output.LayerNorm",),
 )
 
 _GPT_NEO = (
@@ -185,6 +211,8 @@ FAMILIES = {
             auto_class="AutoModelForMaskedLM",
             unembedding="cls.predictions.decoder",
             head_transform="cls.predictions.transform",
+            token_types="embeddings.token_type_embeddings",
+            embedding_norm="embeddings.LayerNorm",
         ),
         Family(
             "t5",

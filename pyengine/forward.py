@@ -1,8 +1,4 @@
-"""The forward pass of a model's body, on a copy that may be tapped.
-
-The copy is *structural*: new modules, the same memory. The caller's model keeps its modules,
-hooks and mode; nothing has to be undone.
-"""
+"""The forward pass of a model's body, on a structural copy that may be tapped."""
 
 import copy
 from typing import Any
@@ -12,6 +8,7 @@ from torch import Tensor, nn
 
 from pyengine.batches import Batch
 from pyengine.models import Model
+from pyengine.structural_copy import structural_copy
 
 
 class Forward:
@@ -24,7 +21,7 @@ class Forward:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.body = _structural_copy(model.body)
+        self.body = _body_copy(model.body)
 
     def run(self, batch: Batch, decoder: Batch | None = None) -> Tensor:
         """Run one batch; what is inside is for hooks to take.
@@ -80,35 +77,12 @@ def to_device(array: Any, device: torch.device) -> Tensor:
     return tensor
 
 
-def _structural_copy(body: nn.Module) -> nn.Module:
-    copied: Any = _copied(body, {}).eval()
+def _body_copy(body: nn.Module) -> nn.Module:
+    copied = structural_copy(body)
     # Padding needs no mask here; with a pad token transformers would look for it in every batch
     # (and make the GPU wait) only to warn.
     copied.config = copy.copy(copied.config)
     copied.config.pad_token_id = None
-    return copied
-
-
-def _copied(part: Any, seen: dict[int, Any]) -> Any:
-    """Copy modules, and the tables they hold; parameters keep their memory, all else is shared.
-
-    `copy.deepcopy` does the same in ten times the time, mostly for configurations.
-    """
-    if id(part) in seen:  # shared modules and tied parameters stay so
-        return seen[id(part)]
-    if isinstance(part, nn.Parameter):
-        # Frozen, so that gradients of activations do not drag those of weights along.
-        copied: Any = nn.Parameter(part.detach(), requires_grad=False)
-    elif isinstance(part, nn.Module):
-        copied = object.__new__(type(part))
-        seen[id(part)] = copied
-        copied.__dict__ = {name: _copied(value, seen) for name, value in vars(part).items()}
-    elif isinstance(part, dict):  # of parameters, modules, hooks, each of its own kind
-        copied = part.copy()
-        copied.update((key, _copied(own, seen)) for key, own in part.items())
-    else:
-        return part
-    seen[id(part)] = copied
     return copied
 
 

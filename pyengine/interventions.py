@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pyengine.answer_places import Places, watch_answers
 from pyengine.answers import Answers, answers
@@ -27,6 +26,8 @@ from pyengine.families import Layer
 from pyengine.forward import Forward, to_device
 from pyengine.intervention_base import Intervention, check_neurons
 from pyengine.models import Model
+from pyengine.sites import coefficient_site
+from pyengine.taps import Handle, attach
 
 POSITIONS = ("answer", "all")
 
@@ -111,10 +112,9 @@ def scaled_answers(
             chosen[neuron.layer].append((row, neuron.dim))
     with ExitStack() as undo:
         for number, pairs in chosen.items():
-            layer = model.layers[number]
             rows, dims = torch.tensor(pairs, device=model.device).t()
-            at = (rows, places[layer.stack.name][1][rows], dims)
-            hook = _scale(forward.body, layer, value, factor, partial(tuple, at))
+            at = (rows, places[model.layers[number].stack.name][1][rows], dims)
+            hook = _scale(model, forward.body, number, value, factor, partial(tuple, at))
             undo.callback(hook.remove)
         return answers(model, items, forward)
 
@@ -178,12 +178,12 @@ class _Scaling(Intervention):
 
         return ask
 
-    def _hook(self, body: nn.Module, places: Places) -> Iterator[RemovableHandle]:
+    def _hook(self, body: nn.Module, places: Places) -> Iterator[Handle]:
         """Scale the neurons of a body wherever `places` says at the time."""
         for number, chosen in self._dims().items():
-            layer = self.model.layers[number]
             dims = torch.tensor(chosen, device=self.model.device)
-            yield _scale(body, layer, self.value, self.factor, self._index(layer, dims, places))
+            index = self._index(self.model.layers[number], dims, places)
+            yield _scale(self.model, body, number, self.value, self.factor, index)
 
     def _index(self, layer: Layer, dims: Tensor, places: Places) -> Callable[[], Index]:
         if self.positions == "all":
@@ -203,8 +203,8 @@ class _Scaling(Intervention):
 
 
 def _scale(
-    body: nn.Module, layer: Layer, value: str, factor: float, index: Callable[[], Index]
-) -> RemovableHandle:
+    model: Model, body: nn.Module, layer: int, value: str, factor: float, index: Callable[[], Index]
+) -> Handle:
     """Multiply coefficients of a layer of a body; `index` is asked in every forward pass."""
 
     def scaled(coefficients: Tensor) -> Tensor:
@@ -213,16 +213,7 @@ def _scale(
         changed[at] = coefficients[at] * factor
         return changed
 
-    def before(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return scaled(inputs[0]), *inputs[1:]
-
-    def after(_module: nn.Module, _inputs: Any, out: Tensor) -> Tensor:
-        return scaled(out)
-
-    if value == "post":
-        return layer.module(body, layer.stack.value).register_forward_pre_hook(before)
-    # What comes out of the keys goes into the non-linearity, which may be a plain function.
-    return layer.key(body).register_forward_hook(after)
+    return attach(body, coefficient_site(model, layer, value), scaled)
 
 
 def _known_places(model: Model, items: Sequence[Cloze]) -> Places:

@@ -68,6 +68,7 @@ def load(
         )
     else:
         hf, tokenizer = source if isinstance(source, tuple) else (source, None)
+        hf = getattr(hf, "_orig_mod", hf)  # what torch.compile wrapped; it is run uncompiled
         model = _wrap_objects(hf, tokenizer, device, dtype)
     _check_weights(model)
     return model

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pyengine import stacked_weights
 from pyengine.errors import PyengineError
 from pyengine.families import Family, Layer, body_of, layers_of
 from pyengine.store import tokenizer_hash
@@ -91,6 +92,44 @@ class Model:
         return weight if type(module).__name__ == "Conv1D" else weight.t()
 
     @property
+    def W_in(self) -> torch.Tensor:
+        """[n_layers, d_model, d_ff]: post = act(x @ W_in + b_in); a copy, like all below.
+
+        Of gated layers the matrix beside the gate: post = act(x @ W_gate) * (x @ W_in).
+        """
+        return stacked_weights.w_in(self)
+
+    @property
+    def W_gate(self) -> torch.Tensor:
+        """[n_layers, d_model, d_ff], the gates of gated layers; refused where there are none."""
+        return stacked_weights.w_gate(self)
+
+    @property
+    def W_out(self) -> torch.Tensor:
+        """[n_layers, d_ff, d_model]: the values, one row each."""
+        return stacked_weights.w_out(self)
+
+    @property
+    def b_in(self) -> torch.Tensor:
+        """[n_layers, d_ff], zeros where there are none."""
+        return stacked_weights.b_in(self)
+
+    @property
+    def b_out(self) -> torch.Tensor:
+        """[n_layers, d_model], zeros where there are none."""
+        return stacked_weights.b_out(self)
+
+    @property
+    def W_U(self) -> torch.Tensor:
+        """[d_model, vocab_size], the unembedding; T5's tied head also scales what it reads."""
+        return stacked_weights.w_u(self)
+
+    @property
+    def b_U(self) -> torch.Tensor:
+        """[vocab_size], zeros where there is none."""
+        return stacked_weights.b_u(self)
+
+    @property
     def vocab_size(self) -> int:
         embedding: Any = self.body.get_submodule(self.family.embedding)
         return int(embedding.weight.shape[0])
@@ -104,7 +143,9 @@ class Model:
     def pad_id(self) -> int:
         """Token id of padding; any id will do, since padding is masked."""
         for holder in (self.tokenizer, self.config):
-            if (pad := getattr(holder, "pad_token_id", None)) is not None:
+            pad = getattr(holder, "pad_token_id", None)
+            # A token that was added to the tokenizer alone has no row in the embedding.
+            if pad is not None and 0 <= pad < self.vocab_size:
                 return int(pad)
         return 0
 
