@@ -32,9 +32,7 @@ class ActivationCache(Mapping[str, Tensor]):
         try:
             return self._values[canonical(self.model, name)]
         except (PyengineError, KeyError) as error:
-            raise KeyError(
-                f"{name!r} is not in this cache, which holds {self._listed()}"
-            ) from error
+            raise KeyError(f"{name!r} is not in the cache, which holds {self._listed()}") from error
 
     def __contains__(self, name: object) -> bool:
         try:

@@ -193,9 +193,17 @@ def _run(
             out: Any = whole(**kwargs) if return_type is not None or taps else None
     except StopForwardError:
         return residual[0] if residual else None
-    if return_type is None:
-        return None
-    return (out.logits, out.loss) if return_type == "both" else out[return_type]
+    return None if return_type is None else _output(out, return_type)
+
+
+def _output(out: Any, return_type: str) -> Any:
+    # BertForPreTraining has two heads.
+    logits = out["logits"] if "logits" in out else out["prediction_logits"]
+    if return_type == "logits":
+        return logits
+    if out.loss is None:
+        raise PyengineError("the model computes no loss from the labels given")
+    return out.loss if return_type == "loss" else (logits, out.loss)
 
 
 def _expanded(

@@ -93,7 +93,7 @@ def model_inputs(
         raise PyengineError(f"target is for an encoder-decoder's decoder; {model.name} has none")
     read = read_inputs(model, inputs, overlong)
     kwargs = _padded(model, read.given, padding)
-    kwargs |= _positions(model, kwargs)
+    kwargs |= _positions(model, kwargs) | _whole_mask(model, kwargs)
     labels, side = read.answers.get("labels"), padding
     if decoder and _has_decoder(model):
         more, labels = decoder_inputs(model, read.answers, read.content, target)
@@ -127,6 +127,13 @@ def _positions(model: Model, kwargs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not bool((mask[:, 1:] > mask[:, :-1]).any()):
         return {}
     return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+
+
+def _whole_mask(model: Model, kwargs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Say that rows are whole: without a mask, positions that step back would cut them in two."""
+    if "position_ids" not in kwargs or "attention_mask" in kwargs or not model.family.causal:
+        return {}
+    return {"attention_mask": torch.ones_like(kwargs["input_ids"])}
 
 
 def _labels(model: Model, kwargs: Mapping[str, Tensor], given: Rows | None, side: str) -> Tensor:

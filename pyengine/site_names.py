@@ -89,14 +89,12 @@ def _named(model: Model, name: str, sites: dict[str, Site], here: dict[str, Site
         if spelled not in here:
             raise _not_computed(model, spelled)
         return [sites[spelled]]
-    if any(sign in name for sign in "*?[") and not re.search(r"\[\d+\]", name):
-        found = [site for known, site in here.items() if fnmatchcase(known, spelled)]
-        if found:
-            return found
-        if hidden := [known for known in sites if fnmatchcase(known, spelled)]:
-            raise _not_computed(model, hidden[0])
-    elif (at_module := _at_module(model, name, sites)) is not None:
+    if (at_module := _at_module(model, name, sites)) is not None:
         return [at_module]
+    if found := [site for known, site in here.items() if fnmatchcase(known, spelled)]:
+        return found
+    if hidden := [known for known in sites if fnmatchcase(known, spelled)]:
+        raise _not_computed(model, hidden[0])
     raise _unknown(model, name, spelled, sites)
 
 

@@ -1,0 +1,292 @@
+"""run_with_cache, run_with_hooks and generate: what is asked for, and nothing left behind."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_model, word_tokenizer
+from torch import Tensor, nn
+
+import pyengine
+from pyengine.errors import PyengineError
+from pyengine.sites import Site
+
+FAMILIES = ("gpt2", "gpt_neo", "bert", "t5", "t5_gated")
+families = pytest.mark.parametrize("family", FAMILIES)
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_layer": 2},
+    "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
+    "bert": {"num_hidden_layers": 2},
+    "t5": {"num_layers": 1, "num_decoder_layers": 2},
+    "t5_gated": {"num_layers": 1, "num_decoder_layers": 2},
+}
+
+
+def inputs(family: str) -> dict[str, Tensor]:
+    torch.manual_seed(1)
+    ids, mask = torch.randint(4, 90, (2, 7)), torch.ones(2, 7, dtype=torch.int64)
+    mask[1, 5:] = 0
+    kwargs = {"input_ids": ids, "attention_mask": mask}
+    if family.startswith("t5"):
+        kwargs["decoder_input_ids"] = torch.randint(4, 90, (2, 5))
+    return kwargs
+
+
+def eager(family: str, **overrides: Any) -> pyengine.Model:
+    hf = tiny_model(family, **overrides)
+    hf.set_attn_implementation("eager")
+    return pyengine.load(hf)
+
+
+def prefix(family: str) -> str:
+    return "decoder_blocks" if family.startswith("t5") else "blocks"
+
+
+@families
+def test_every_site_can_be_read_and_edited(family: str) -> None:
+    model, kwargs = eager(family, **SMALL[family]), inputs(family)
+    with torch.no_grad():
+        plain = model.hf(**kwargs).logits
+    logits, cache = pyengine.run_with_cache(model, kwargs)
+    assert torch.equal(logits, plain)
+    for name, value in cache.items():
+        seen: list[Tensor] = []
+
+        def read(act: Tensor, _site: Site, seen: list[Tensor] = seen) -> None:
+            seen.append(act.clone())
+
+        assert torch.equal(pyengine.run_with_hooks(model, kwargs, [(name, read)]), plain), name
+        assert len(seen) == 1 and torch.equal(seen[0], value), name
+        noise = 0.1 * torch.randn_like(value)
+        edited = pyengine.run_with_hooks(model, kwargs, [(name, lambda a, _, n=noise: a + n)])
+        assert (edited - plain).abs().max() > 1e-4, f"an edit of {name} changes nothing"
+        if not name.endswith(("hook_scale", "hook_normalized")):  # there the norm is recomputed
+            same = pyengine.run_with_hooks(model, kwargs, [(name, lambda a, _: a.clone())])
+            assert torch.equal(same, plain), name
+
+
+@families
+def test_an_edit_is_what_the_next_site_sees(family: str) -> None:
+    model, kwargs, block = eager(family), inputs(family), f"{prefix(family)}.1"
+    value = torch.randn(2, kwargs.get("decoder_input_ids", kwargs["input_ids"]).shape[1], 37)
+    _, cache = pyengine.run_with_cache(
+        model,
+        kwargs,
+        [f"{block}.mlp.hook_post", f"{block}.hook_mlp_out"],
+        fwd_hooks=[(f"{block}.mlp.hook_post", lambda _a, _s: value)],
+        return_type=None,
+    )
+    assert torch.equal(cache[f"{block}.mlp.hook_post"], value)
+    layer = next(
+        la for la in model.layers if la.block == 1 and la.stack.causal == (family != "bert")
+    )
+    down: Any = layer.module(model.body, layer.stack.value)
+    assert torch.equal(cache[f"{block}.hook_mlp_out"], down(value))
+
+
+def test_hooks_on_one_site_run_in_order_and_get_their_site() -> None:
+    model, kwargs = eager("gpt2"), inputs("gpt2")
+    for name in ("blocks.1.attn.hook_pattern", "blocks.1.attn.hook_attn_scores", "hook_embed"):
+        seen: list[Any] = []
+
+        def double(act: Tensor, site: Site, seen: list[Any] = seen) -> Tensor:
+            seen.append((site.name, site.layer))
+            return act * 2
+
+        def look(act: Tensor, _site: Site, seen: list[Any] = seen) -> None:
+            seen.append(act.clone())
+
+        _, cache = pyengine.run_with_cache(model, kwargs, name)
+        pyengine.run_with_hooks(model, kwargs, [(name, double), (name, look)])
+        assert seen[0] == (name, None if name == "hook_embed" else 1)
+        assert torch.equal(seen[1], cache[name] * 2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda act, site: act[:1], r"returned torch.float32 \(1, 7, 37\), not torch.float32"),
+        (lambda act, site: act.double(), "returned torch.float64"),
+        (lambda act, site: 3, "returned int, not a tensor"),
+    ],
+)
+def test_what_a_hook_returns_is_checked(bad: Any, message: str) -> None:
+    model = eager("gpt2")
+    with pytest.raises(PyengineError, match=f"a hook on blocks.0.mlp.hook_post {message}"):
+        pyengine.run_with_hooks(model, inputs("gpt2"), [("blocks.0.mlp.hook_post", bad)])
+
+
+def test_gradients_flow_to_what_a_hook_puts_in() -> None:
+    model, kwargs = eager("gpt2"), inputs("gpt2")
+    _, cache = pyengine.run_with_cache(model, kwargs, "blocks.1.hook_resid_mid")
+    value = cache["blocks.1.hook_resid_mid"].clone().requires_grad_()
+    logits = pyengine.run_with_hooks(
+        model, kwargs, [("blocks.1.hook_resid_mid", lambda _a, _s: value)]
+    )
+    logits[0, -1, 3].backward()
+    assert value.grad is not None and value.grad[0].abs().max() > 0
+    assert all(parameter.grad is None for parameter in model.hf.parameters())
+
+
+@families
+def test_the_model_stays_as_it_was(family: str) -> None:
+    model, kwargs = eager(family), inputs(family)
+    model.hf.train()
+    before = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in named(model)}
+
+    def fails(_act: Tensor, _site: Site) -> None:
+        raise RuntimeError("mine")
+
+    pyengine.run_with_cache(model, kwargs)
+    with pytest.raises(RuntimeError, match="mine"):
+        pyengine.run_with_hooks(model, kwargs, [(f"{prefix(family)}.1.mlp.hook_post", fails)])
+    after = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in named(model)}
+    assert before == after
+    assert model.hf.training and all(p.requires_grad for p in model.hf.parameters())
+    assert model.hf.config._attn_implementation == "eager"
+
+
+def named(model: pyengine.Model) -> list[tuple[str, nn.Module]]:
+    return list(model.hf.named_modules())
+
+
+@families
+def test_only_what_is_needed_is_run(family: str) -> None:
+    """The caller's own hooks are carried along, so they count what runs."""
+    model, kwargs, ran = eager(family), inputs(family), []
+    head = model.hf.get_submodule(model.family.unembedding)
+    head.register_forward_hook(lambda *_: ran.append("head"))
+    for layer in model.layers:
+        block = layer.module(model.body, f"{layer.stack.blocks}.{{}}")
+        block.register_forward_hook(lambda *_, i=layer.index: ran.append(i))
+    site = f"{prefix(family)}.1.mlp.hook_post"
+    index = pyengine.run_with_cache(model, kwargs, site)[1] and model.n_layers
+    assert ran == [*range(index), "head"]
+    ran.clear()
+    none, cache = pyengine.run_with_cache(model, kwargs, site, return_type=None)
+    stopped = next(la.index for la in model.layers if la.block == 1 and site.startswith(stack(la)))
+    assert none is None and [*cache] == [site]
+    assert ran == list(range(stopped))  # the last block ends in its middle
+    ran.clear()
+    assert pyengine.run_with_cache(model, kwargs, [], return_type=None)[0] is None
+    assert ran == []
+
+
+def stack(layer: Any) -> str:
+    return (
+        "decoder"
+        if layer.stack.causal and "decoder" in layer.stack.blocks
+        else ("encoder" if "block" in layer.stack.blocks else "blocks")
+    )
+
+
+@families
+def test_stop_at_layer_returns_the_residual_stream(family: str) -> None:
+    model, kwargs = eager(family), inputs(family)
+    for layer in (0, 1, model.n_layers - 1, model.n_layers, -1):
+        residual, cache = pyengine.run_with_cache(model, kwargs, stop_at_layer=layer)
+        whole = pyengine.run_with_cache(model, kwargs)[1]
+        assert all(torch.equal(value, whole[name]) for name, value in cache.items())
+        if layer in (1, -1):
+            index = layer % model.n_layers
+            at = model.layers[index]
+            name = f"{at.stack.name}_blocks" if family.startswith("t5") else "blocks"
+            assert torch.equal(residual, whole[f"{name}.{at.block}.hook_resid_pre"])
+            assert f"{name}.{at.block}.hook_resid_pre" not in cache
+    with pytest.raises(PyengineError, match="stop_at_layer must be from"):
+        pyengine.run_with_cache(model, kwargs, stop_at_layer=99)
+    beyond = f"{prefix(family)}.1.mlp.hook_post"
+    with pytest.raises(PyengineError, match=f"{beyond} lies beyond stop_at_layer=1"):
+        pyengine.run_with_cache(model, kwargs, beyond, stop_at_layer=1)
+
+
+def test_loss_and_both_are_hugging_faces() -> None:
+    model = eager("gpt2")
+    ids = torch.randint(4, 90, (2, 7))
+    with torch.no_grad():
+        out = model.hf(input_ids=ids, labels=ids)
+    loss = pyengine.run_with_cache(model, ids, [], return_type="loss")[0]
+    logits, again = pyengine.run_with_cache(model, ids, [], return_type="both")[0]
+    assert torch.equal(loss, out.loss) and torch.equal(again, out.loss)
+    assert torch.equal(logits, out.logits)
+    with pytest.raises(PyengineError, match="unknown return_type 'all'"):
+        pyengine.run_with_cache(model, ids, [], return_type="all")
+
+
+def test_a_model_without_head_has_no_logits() -> None:
+    body = eager("bert").hf.base_model
+    with pytest.raises(PyengineError, match="no output head, hence no logits; return_type=None"):
+        pyengine.run_with_cache(body, torch.randint(4, 90, (1, 5)))
+    _, cache = pyengine.run_with_cache(body, torch.randint(4, 90, (1, 5)), return_type=None)
+    assert "blocks.2.hook_normalized_resid_post" in cache
+
+
+def test_texts_of_a_translation_pair() -> None:
+    model = pyengine.load((tiny_model("t5"), word_tokenizer()))
+    logits, cache = pyengine.run_with_cache(model, ["w1 w2 w3", "w4"], target=["w5 w6", "w7 w8 w9"])
+    assert cache["encoder_blocks.0.hook_resid_pre"].shape[:2] == (2, 3)
+    assert logits.shape[:2] == cache["decoder_blocks.0.hook_resid_pre"].shape[:2] == (2, 3)
+
+
+def test_the_callers_hooks_take_part() -> None:
+    model, kwargs = eager("gpt2"), inputs("gpt2")
+    model.body.h[0].mlp.act.register_forward_hook(lambda _m, _i, out: out * 0)  # type: ignore[index,union-attr]
+    with torch.no_grad():
+        plain = model.hf(**kwargs).logits
+    logits, cache = pyengine.run_with_cache(model, kwargs, "blocks.0.mlp.hook_post")
+    assert torch.equal(logits, plain)
+    assert cache["blocks.0.mlp.hook_post"].abs().max() == 0
+
+
+def test_compiled_models_are_run_uncompiled() -> None:
+    hf, kwargs = tiny_model("gpt2"), inputs("gpt2")
+    with torch.no_grad():
+        plain = hf(**kwargs).logits
+    for compiled in (torch.compile(hf), compiled_in_place(hf)):
+        logits, cache = pyengine.run_with_cache(compiled, kwargs)
+        assert torch.equal(logits, plain) and len(cache) > 50
+
+
+def compiled_in_place(hf: Any) -> Any:
+    hf.compile()
+    return hf
+
+
+def test_a_replaced_forward_is_refused() -> None:
+    model = eager("gpt2")
+    act: Any = model.body.get_submodule("h.1.mlp.act")
+    act.forward = act.forward
+    with pytest.raises(
+        PyengineError, match=r"the forward pass of transformer.h.1.mlp.act has been"
+    ):
+        pyengine.run_with_cache(model, inputs("gpt2"))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "t5"])
+def test_generate_calls_hooks_in_every_step(family: str) -> None:
+    overrides = {"num_layers": 3} if family == "t5" else {}
+    model = eager(family, **overrides)
+    ids = [[5, 6, 7, 8], [9, 10]]
+    site, shapes = f"{prefix(family)}.1.mlp.hook_post", []
+
+    def suppress(act: Tensor, _site: Site) -> Tensor:
+        shapes.append(act.shape[1])
+        return torch.zeros_like(act)
+
+    plain = pyengine.generate(model, ids, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    padded = torch.tensor([[5, 6, 7, 8], [model.pad_id, model.pad_id, 9, 10]])
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False}
+    expected = model.hf.generate(padded, attention_mask=mask, pad_token_id=model.pad_id, **options)
+    assert torch.equal(plain, expected)
+    changed = pyengine.generate(model, ids, fwd_hooks=[(site, suppress)], **options)
+    first = 1 if family == "t5" else 4
+    assert shapes == [first, 1, 1, 1, 1]
+    assert not torch.equal(changed, plain)
+
+
+def test_bert_does_not_generate() -> None:
+    with pytest.raises(PyengineError, match="is a bert: it does not generate"):
+        pyengine.generate(eager("bert"), [[5, 6]])
