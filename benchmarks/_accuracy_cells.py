@@ -29,11 +29,6 @@ class Cell:
     batch: float = 0.0
     scale: float = 0.0
 
-    @property
-    def equal(self) -> int:
-        """Sites that are bit-equal."""
-        return sum(delta == 0 for delta in self.sites.values())
-
 
 def cell(model: pyengine.Model, rows: Sequence[list[int]], padding: str) -> Cell:
     """Compare one model on one batch of token ids.
@@ -77,7 +72,7 @@ def reference_inputs(
         kwargs["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
     if mask.all():
         del kwargs["attention_mask"]
-    return kwargs
+    return {name: value.to(model.device) for name, value in kwargs.items()}
 
 
 def _padded(rows: Sequence[list[int]], side: str, pad: int) -> tuple[Tensor, Tensor]:

@@ -19,10 +19,9 @@ import pyengine
 from benchmarks._gpu_common import Found, Job, Line, Scale, timed, verdict
 from benchmarks._gpu_forward import FusedForward
 from benchmarks.triggers import sentences
-from pyengine.analyses.trigger_search import BATCH_TOKENS
 from pyengine.batches import Batch
-from pyengine.capture import Capture
-from pyengine.engine import Pass, Progress
+from pyengine.capture import Capture, Maxima, coefficient_sites
+from pyengine.engine import BATCH_TOKENS, Pass, Progress
 from pyengine.loading import DTYPES
 from pyengine.precision import precision
 from pyengine.store import Report, TokenStore
@@ -106,7 +105,8 @@ class GpuWays(Ways):
         pairs = [(batch, self._decoder(batch)) for batch in self._batches()]
         nothing = [(_not_competing(a), None if b is None else _not_competing(b)) for a, b in pairs]
         forward = FusedForward(self.model)
-        capture = Capture(self.model, range(self.model.n_layers), lambda *_: None)
+        sites = coefficient_sites(self.model, range(self.model.n_layers))
+        capture = Capture(self.model, dict.fromkeys(sites, Maxima()), lambda *_: None)
         ways: dict[str, Callable[[], object]] = {
             "fused forward": partial(self._each, forward.run, pairs),
             "capture only": partial(self._each, capture.run, nothing),
@@ -120,11 +120,10 @@ class GpuWays(Ways):
 
     def _warm(self) -> Callable[[], object]:
         search = self._search()
-        layers = list(search.settings.layers)
-        run = Pass(self.model, search.plan, layers, search, signs=search.topk.signs)
+        run = Pass(self.model, search.plan, search.feeds)
 
         def again() -> None:
-            run.progress = Progress(n_nan=torch.zeros(self.model.n_layers, dtype=torch.int64))
+            run.progress = Progress(torch.zeros(self.model.n_layers, dtype=torch.int64))
             run.run()
 
         return again

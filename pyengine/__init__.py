@@ -4,9 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pyengine.activation_cache import ActivationCache as ActivationCache
     from pyengine.analyses.agreement import key_value_agreement as key_value_agreement
     from pyengine.analyses.agreement_result import Agreement as Agreement
     from pyengine.analyses.attribution import Attribution as Attribution
+    from pyengine.analyses.cached_activations import cache_activations as cache_activations
+    from pyengine.analyses.cached_activations_result import CachedActivations as CachedActivations
     from pyengine.analyses.fact_neuron_result import FactNeurons as FactNeurons
     from pyengine.analyses.fact_neurons import fact_neurons as fact_neurons
     from pyengine.analyses.knowledge_neurons import KnowledgeNeurons as KnowledgeNeurons
@@ -17,16 +20,24 @@ if TYPE_CHECKING:
     from pyengine.analyses.triggers import Example as Example
     from pyengine.analyses.triggers import TriggerExamples as TriggerExamples
     from pyengine.analyses.triggers import trigger_examples as trigger_examples
+    from pyengine.cache_files import load_cache as load_cache
+    from pyengine.cache_files import save_cache as save_cache
     from pyengine.corpus import Corpus as Corpus
     from pyengine.counterfact import read_counterfact as read_counterfact
     from pyengine.errors import PyengineError as PyengineError
+    from pyengine.extraction import extract as extract
+    from pyengine.extraction_result import Extraction as Extraction
     from pyengine.facts import Fact as Fact
     from pyengine.facts import read_facts as read_facts
     from pyengine.ff_layers_files import read_ff_layers as read_ff_layers
+    from pyengine.hooked import generate as generate
+    from pyengine.hooked import run_with_cache as run_with_cache
+    from pyengine.hooked import run_with_hooks as run_with_hooks
     from pyengine.loading import load as load
     from pyengine.models import Model as Model
     from pyengine.neurons import Neuron as Neuron
     from pyengine.pararel import read_pararel as read_pararel
+    from pyengine.reducers.moments import Moments as Moments
     from pyengine.reducers.topk import StreamingTopK as StreamingTopK
     from pyengine.run import open_run as open_run
 
@@ -34,30 +45,41 @@ __version__ = "0.1.0"
 
 # Loaded on first use: importing torch and transformers takes seconds.
 _HOMES = {
+    "ActivationCache": "pyengine.activation_cache",
     "Agreement": "pyengine.analyses.agreement_result",
     "Attribution": "pyengine.analyses.attribution",
+    "CachedActivations": "pyengine.analyses.cached_activations_result",
     "Corpus": "pyengine.corpus",
     "Example": "pyengine.analyses.triggers",
+    "Extraction": "pyengine.extraction_result",
     "Fact": "pyengine.facts",
     "FactNeurons": "pyengine.analyses.fact_neuron_result",
     "KnowledgeNeurons": "pyengine.analyses.knowledge_neurons",
     "Model": "pyengine.models",
+    "Moments": "pyengine.reducers.moments",
     "Neuron": "pyengine.neurons",
     "Predictions": "pyengine.analyses.prediction_result",
     "PyengineError": "pyengine.errors",
     "StreamingTopK": "pyengine.reducers.topk",
     "Targets": "pyengine.analyses.targets",
     "TriggerExamples": "pyengine.analyses.triggers",
+    "cache_activations": "pyengine.analyses.cached_activations",
+    "extract": "pyengine.extraction",
     "fact_neurons": "pyengine.analyses.fact_neurons",
     "ffn_predictions": "pyengine.analyses.predictions",
+    "generate": "pyengine.hooked",
     "key_value_agreement": "pyengine.analyses.agreement",
     "load": "pyengine.loading",
+    "load_cache": "pyengine.cache_files",
     "mean_activations": "pyengine.analyses.mean_activations",
     "open_run": "pyengine.run",
     "read_counterfact": "pyengine.counterfact",
     "read_facts": "pyengine.facts",
     "read_ff_layers": "pyengine.ff_layers_files",
     "read_pararel": "pyengine.pararel",
+    "run_with_cache": "pyengine.hooked",
+    "run_with_hooks": "pyengine.hooked",
+    "save_cache": "pyengine.cache_files",
     "trigger_examples": "pyengine.analyses.triggers",
 }
 

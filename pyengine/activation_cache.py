@@ -18,13 +18,13 @@ class ActivationCache(Mapping[str, Tensor]):
     A value is looked up in any spelling that `pyengine.site_names.resolve` understands.
 
     Args:
-        values: by canonical name.
+        values: by canonical name, in the order of the pass.
         model: what they come from.
     """
 
     def __init__(self, values: Mapping[str, Tensor], model: Model) -> None:
         self.model = model
-        self._values = {name: values[name] for name in sites_of(model) if name in values}
+        self._values = dict(values)
 
     def __getitem__(self, name: str) -> Tensor:
         if name in self._values:

@@ -22,7 +22,7 @@ class Batch:
         input_ids: int64 [B, T].
         attention_mask: int64 [B, T], 0 = padding.
         ids: int64 [B, T], the token's offset among the store's content tokens minus the base;
-            -1 where a position does not compete (special tokens, padding, repeated prefixes).
+            -1 where there is none (special tokens, padding).
         units: int64 [B], unit index in the store.
         lengths: int32 [B], content tokens of each unit.
         first: column of the first content token.
@@ -112,7 +112,6 @@ def form_batches(
     batch_tokens: int,
     base: int = 0,
     pad_id: int = 0,
-    starts: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Yield the batches of a block, short units first.
 
@@ -124,7 +123,6 @@ def form_batches(
         batch_tokens: tokens per batch, padding included; a longer unit makes a batch of its own.
         base: subtracted from the ids: where the shard's first token lies in the store.
         pad_id: token id of padding.
-        starts: int32 [n_units], first position of each unit that competes; None = 0.
     """
     check_count("batch_tokens", batch_tokens)
     first, last = block
@@ -141,7 +139,6 @@ def form_batches(
         inside = column < n[:, None]
         offset = (offsets[rows] - offsets[0])[:, None] + column
         content = tokens[np.where(inside, offset, 0)]
-        competes = inside if starts is None else inside & (column >= starts[first + rows][:, None])
 
         shape = (len(rows), longest + around)
         begin, end = len(prefix), len(prefix) + longest
@@ -151,7 +148,7 @@ def form_batches(
         for i, token in enumerate(suffix):
             input_ids[np.arange(len(rows)), begin + n + i] = token
         ids = np.full(shape, -1, np.int64)
-        ids[:, begin:end] = np.where(competes, offset + (int(offsets[0]) - base), -1)
+        ids[:, begin:end] = np.where(inside, offset + (int(offsets[0]) - base), -1)
         mask = (np.arange(shape[1]) < n[:, None] + around).astype(np.int64)
         yield Batch(input_ids, mask, ids, first + rows, n.astype(np.int32), begin, pad_id)
 

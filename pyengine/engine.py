@@ -1,12 +1,12 @@
-"""One pass over a token store: batches through a model, activations into a reducer.
+"""One pass over a token store: batches through a model, activations into reducers.
 
-The pass is cut into *segments* (a few batches). A segment is either wholly in the reducer or not
+The pass is cut into *segments* (a few batches). A segment is either wholly in the reducers or not
 at all, so a pass can be saved after any of them, and resumed there with the same bits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +14,19 @@ from torch import Tensor
 
 from pyengine import ops
 from pyengine.batches import Batch
-from pyengine.capture import Capture
+from pyengine.capture import Capture, Maxima
+from pyengine.competition import Reading
+from pyengine.extraction_feeds import Feed
 from pyengine.model_batches import model_batches
 from pyengine.models import Model
 from pyengine.out_of_memory import batch_pieces, next_split
 from pyengine.precision import precision
+from pyengine.sites import Site
 from pyengine.store import TokenStore
 
+# By device type. Larger batches need larger blocks to stay below 1.10 computed tokens per real one.
+BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+BLOCK_TOKENS = {"cpu": 131_072, "cuda": 524_288}
 # CUDA is asked once per segment whether a buffer overflowed; the CPU never waits for anything.
 SEGMENT_BATCHES = {"cpu": 1, "cuda": 16}
 
@@ -42,7 +48,6 @@ class Plan:
         blocks: the blocks of this shard.
         batch_tokens: tokens per batch, padding included.
         bos: put the BOS token before each unit.
-        starts: int32 [n_units], first position that competes (`per="prefix"`), or None.
     """
 
     store: TokenStore
@@ -50,7 +55,6 @@ class Plan:
     blocks: range
     batch_tokens: int
     bos: bool = False
-    starts: np.ndarray | None = None
 
     @property
     def base(self) -> int:
@@ -63,166 +67,177 @@ class Plan:
         return int(self.store.offsets[self.boundaries[self.blocks.stop]]) - self.base
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
     """Where a pass stands; saved with every checkpoint.
 
     Attributes:
+        n_nan: int64 [n_sites], NaN activations among competing positions, never ranked.
         cursor: the next segment starts here.
         n_tokens: content tokens done.
         n_computed: tokens computed, padding and special tokens included.
-        n_nan: int64 [n_layers], NaN activations among competing positions, never kept.
         exact: False once an out-of-memory retry has changed the shape of a batch.
     """
 
+    n_nan: Tensor
     cursor: Cursor = field(default_factory=Cursor)
     n_tokens: int = 0
     n_computed: int = 0
-    n_nan: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     exact: bool = True
 
 
-class Reducer(Protocol):
-    """What the engine asks of a reducer."""
-
-    def observe(
-        self, layer: int, captured: ops.Captured, rows: ops.Rows, seen: int, careful: bool
-    ) -> None:
-        """Fold one layer of one batch in; `seen` counts the units folded before this batch."""
-
-    def flush(self) -> None:
-        """Finish what is pending, without waiting for the device; called after every batch."""
-
-    def take_overflow(self) -> bool:
-        """Whether something was lost since the last call; True asks for the segment again."""
-
-    def snapshot(self) -> Any:
-        """Return a copy of the state, for `restore`."""
-
-    def restore(self, snapshot: Any) -> None:
-        """Go back to a snapshot, dropping what is pending."""
-
-
 class Segment(NamedTuple):
-    """Batches that are folded in together, and the cursor after them."""
+    """Batches of a block that are folded in together, and the cursor after them."""
 
+    block: int
     batches: list[tuple[Batch, Batch | None]]
     after: Cursor
 
 
-@dataclass
+def sites_of_feeds(feeds: Sequence[Feed]) -> list[Site]:
+    """List the sites that are read, each once; `Progress.n_nan` counts in this order."""
+    return list(dict.fromkeys(site for feed in feeds for site in feed.sites))
+
+
 class Pass:
     """A pass over a plan's blocks, resumable at any segment.
 
     Args:
         model: the model.
         plan: what to read.
-        layers: indices of the layers to capture.
-        reducer: where their activations go.
-        value, activation, signs: as `pyengine.capture.Capture` takes them.
-        progress: where to start; updated in place.
+        feeds: where the activations go.
+        activation: as `pyengine.capture.Capture` takes it.
+
+    Attributes:
+        progress: where the pass stands; set it to start elsewhere.
     """
 
-    model: Model
-    plan: Plan
-    layers: list[int]
-    reducer: Reducer
-    value: str = "post"
-    activation: str = "fused"
-    signs: tuple[int, ...] = (1,)
-    progress: Progress = field(default_factory=Progress)
-
-    def __post_init__(self) -> None:
-        if not len(self.progress.n_nan):
-            self.progress.n_nan = torch.zeros(self.model.n_layers, dtype=torch.int64)
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        feeds: Sequence[Feed],
+        *,
+        activation: str = "fused",
+    ) -> None:
+        self._model, self._plan, self._feeds = model, plan, feeds
+        self._readers = {
+            site: [feed for feed in feeds if site in feed.sites] for site in sites_of_feeds(feeds)
+        }
+        self._maxima = {site: _maxima(readers) for site, readers in self._readers.items()}
+        self.progress = Progress(torch.zeros(len(self._readers), dtype=torch.int64))
         self._seen = 0
         self._careful = False
-        self._pending_nan: list[tuple[int, Tensor]] = []
-        self._capture = Capture(
-            self.model,
-            self.layers,
-            self._observe,
-            value=self.value,
-            activation=self.activation,
-            signs=self.signs,
-        )
+        self._nan: list[tuple[Site, Tensor]] = []
+        self._capture = Capture(model, self._maxima, self._observe, activation=activation)
 
     def run(self, after_segment: Callable[[Progress], None] | None = None) -> Progress:
         """Run to the end, calling `after_segment` whenever the pass could be saved.
 
+        Whatever stops it, the reducers then hold what `progress` says and no more.
+
         Raises:
             PyengineError: if a single unit does not fit into the memory.
         """
-        with precision(self.model.dtype):
+        with precision(self._model.dtype):
             for segment in self._segments():
-                self._fold(segment)
-                self.progress.cursor = segment.after
+                self._run_segment(segment)
                 if after_segment is not None:
                     after_segment(self.progress)
         return self.progress
 
     def _segments(self) -> Iterator[Segment]:
         start = self.progress.cursor
-        size = SEGMENT_BATCHES[self.model.device.type]
-        for done in range(start.blocks, len(self.plan.blocks)):
+        size = SEGMENT_BATCHES[self._model.device.type]
+        for done in range(start.blocks, len(self._plan.blocks)):
             skip = start.batches if done == start.blocks else 0
-            batches = list(self._batches(self.plan.blocks[done]))
+            block = self._plan.blocks[done]
+            batches = list(self._batches(block))
             for first in range(skip, len(batches), size):
                 last = min(first + size, len(batches))
                 after = Cursor(done + 1) if last == len(batches) else Cursor(done, last)
-                yield Segment(batches[first:last], after)
+                yield Segment(block, batches[first:last], after)
 
     def _batches(self, block: int) -> Iterator[tuple[Batch, Batch | None]]:
-        plan, model = self.plan, self.model
-        needs_decoder = model.family.encoder_decoder and any(
-            model.layers[index].stack.causal for index in self.layers
-        )
+        plan, model = self._plan, self._model
         return model_batches(
             model,
             plan.store,
             (int(plan.boundaries[block]), int(plan.boundaries[block + 1])),
             batch_tokens=plan.batch_tokens,
             bos=plan.bos,
-            decoder=needs_decoder,
+            decoder=model.family.encoder_decoder
+            and any(site.stack == "decoder" for site in self._readers),
             base=plan.base,
-            starts=plan.starts,
         )
 
-    def _fold(self, segment: Segment) -> None:
-        """Fold a whole segment in; again from the snapshot after overflow or lack of memory."""
-        snapshot, seen, split = self.reducer.snapshot(), self._seen, 1
-        self._careful = False
+    def _run_segment(self, segment: Segment) -> None:
+        before, seen = self.progress, self._seen
+        snapshots = [feed.snapshot() for feed in self._feeds]
+        try:
+            exact = self._fold(segment, snapshots)
+            # One assignment, so that an interrupt comes either before the segment or after it.
+            self.progress = self._after(segment, exact)
+        except BaseException:
+            if self.progress is before:
+                self._go_back(snapshots, seen)
+            raise
+
+    def _fold(self, segment: Segment, snapshots: list[Any]) -> bool:
+        """Fold a segment in, again after overflow or lack of memory; return whether it is exact."""
+        seen, split, self._careful = self._seen, 1, False
         while True:
             try:
-                for pair in segment.batches:
-                    for piece in batch_pieces(*pair, split):
-                        self._capture.run(*piece)
-                        self.reducer.flush()
-                        self._seen += len(piece[0].units)
-                overflowed = self.reducer.take_overflow()
+                self._fold_once(segment, split)
+                if not any([feed.take_overflow() for feed in self._feeds]):  # ask them all
+                    return split == 1
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 longest = max(len(batch.units) for batch, _ in segment.batches)
                 split = next_split(error, split, longest)
-                self.progress.exact = False
-                overflowed = True
                 torch.cuda.empty_cache()
-            if not overflowed:
-                break
             self._careful = True
-            self.reducer.restore(snapshot)
-            self._seen = seen
-            self._pending_nan.clear()
-        self._count(segment)
+            self._go_back(snapshots, seen)
 
-    def _count(self, segment: Segment) -> None:
-        if self._pending_nan:  # one copy from the device, not one per layer and batch
-            layers, counts = zip(*self._pending_nan, strict=True)
-            self.progress.n_nan.index_add_(0, torch.tensor(layers), torch.cat(counts).cpu())
-        self._pending_nan.clear()
-        for batch, _ in segment.batches:
-            self.progress.n_tokens += batch.n_tokens
-            self.progress.n_computed += batch.n_computed
+    def _fold_once(self, segment: Segment, split: int) -> None:
+        for feed in self._feeds:
+            feed.begin(segment.block)
+        for pair in segment.batches:
+            for piece in batch_pieces(*pair, split):
+                self._capture.run(*piece)
+                for feed in self._feeds:
+                    feed.flush()
+                self._seen += len(piece[0].units)
 
-    def _observe(self, layer: int, captured: ops.Captured, rows: ops.Rows) -> None:
-        self._pending_nan.append((layer, captured.n_nan))
-        self.reducer.observe(layer, captured, rows, self._seen, self._careful)
+    def _go_back(self, snapshots: list[Any], seen: int) -> None:
+        for feed, snapshot in zip(self._feeds, snapshots, strict=True):
+            feed.restore(snapshot)
+        self._seen = seen
+        self._nan.clear()
+
+    def _after(self, segment: Segment, exact: bool) -> Progress:
+        now, batches = self.progress, [batch for batch, _ in segment.batches]
+        n_nan = now.n_nan.clone()
+        if self._nan:  # one copy from the device, not one per site and batch
+            sites, counts = zip(*self._nan, strict=True)
+            at = {site: index for index, site in enumerate(self._readers)}
+            index = torch.tensor([at[site] for site in sites])
+            n_nan.index_add_(0, index, torch.cat(counts).cpu())
+        self._nan.clear()
+        return Progress(
+            n_nan,
+            segment.after,
+            now.n_tokens + sum(batch.n_tokens for batch in batches),
+            now.n_computed + sum(batch.n_computed for batch in batches),
+            now.exact and exact,
+        )
+
+    def _observe(self, site: Site, captured: ops.Captured, reading: Reading) -> None:
+        self._nan.append((site, captured.n_nan))
+        maxima, seen, careful = self._maxima[site], self._seen, self._careful
+        for feed in self._readers[site]:
+            feed.observe(site, captured, maxima, reading, seen=seen, careful=careful)
+
+
+def _maxima(readers: Sequence[Feed]) -> Maxima:
+    """Choose the maxima that are taken with the activation: those of the first that needs any."""
+    return next((feed.maxima for feed in readers if feed.maxima is not None), Maxima())

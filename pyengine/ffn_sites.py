@@ -1,20 +1,23 @@
 """What goes into and out of every feed-forward layer, at chosen positions only."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyengine import ops
 from pyengine.batches import Batch
-from pyengine.families import Layer
+from pyengine.families import Layer, Stack
 from pyengine.forward import Forward, to_device
 from pyengine.fused import fuse
 from pyengine.models import Model
+from pyengine.sites import block_prefix, sites_of
+from pyengine.taps import attach
 
 
-class Site(NamedTuple):
+class FFNSite(NamedTuple):
     """One feed-forward layer at n chosen positions, in the dtypes of the model.
 
     The layer's output is residual + output (BERT: before the layer's output norm).
@@ -38,7 +41,7 @@ class FFNSites:
     Args:
         model: the model; it is copied structurally, its parameters are shared.
         layers: indices of the layers to tap.
-        observe: called with a `Site` per tapped layer and batch, in layer order, inside the
+        observe: called with a `FFNSite` per tapped layer and batch, in layer order, inside the
             forward pass; what it keeps is all that is kept.
         activation: `fused` or `model`, as in `pyengine.capture.Capture`.
 
@@ -50,7 +53,7 @@ class FFNSites:
         self,
         model: Model,
         layers: Sequence[int],
-        observe: Callable[[Site], None],
+        observe: Callable[[FFNSite], None],
         *,
         activation: str = "fused",
     ) -> None:
@@ -93,25 +96,25 @@ class FFNSites:
         def take(name: str, tensor: Tensor) -> None:
             self._seen[name] = tensor[self._at[stack.name]]
 
-        def residual(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            take("residual", inputs[0])
-
-        def coefficients(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            take("coefficients", inputs[0])
-
-        def output(_module: nn.Module, _inputs: Any, out: Tensor) -> None:
-            take("output", out)
-            self._observe(Site(layer, **self._seen))
+        def take_last(tensor: Tensor) -> None:
+            take("output", tensor)
+            self._observe(FFNSite(layer, **self._seen))
             self._seen.clear()
 
-        # A stack that ends in a norm normalises the FFN's input only; one that does not (BERT)
-        # normalises the stream itself, so that the FFN reads what its output is added to.
-        pre_norm = stack.final_norm is not None
-        entry = layer.module(body, stack.norms[-1]) if pre_norm else layer.key(body)
-        entry.register_forward_pre_hook(residual)
-        value = layer.module(body, stack.value)
-        value.register_forward_pre_hook(coefficients)
-        value.register_forward_hook(output)
+        prefix, sites = block_prefix(self._model, layer), sites_of(self._model)
+        for name, tap in (
+            (_residual(stack), partial(take, "residual")),
+            ("mlp.hook_post", partial(take, "coefficients")),
+            ("hook_mlp_out", take_last),
+        ):
+            attach(body, sites[f"{prefix}.{name}"], tap)
+
+
+def _residual(stack: Stack) -> str:
+    """Name what the FFN's output is added to: in BERT the stream after its norm."""
+    if stack.final_norm is None:
+        return "hook_normalized_resid_mid"
+    return "hook_resid_mid_cross" if len(stack.attention) > 1 else "hook_resid_mid"
 
 
 def _activate(layer: Layer, pre: Tensor, act: str, up: Tensor | None) -> Tensor:

@@ -19,13 +19,44 @@ def fuse(model: Model, body: nn.Module, layer: Layer, apply: Apply) -> None:
     """Have `apply` compute the coefficients of a layer of `body`, a structural copy of the model.
 
     Raises:
-        PyengineError: if the model's non-linearity has no fused kernel.
+        PyengineError: if the model's non-linearity has no fused kernel, or carries hooks.
     """
     act = _fused_name(model, layer)
+    _check_replaceable(model, layer)
     if layer.up(body) is None:
         _replace(body, layer, layer.stack.activation, _FusedActivation(layer, act, apply))
     else:
         _replace(body, layer, layer.stack.ffn, _FusedGatedFFN(body, layer, act, apply))
+
+
+def check_untouched(model: Model, layer: Layer) -> None:
+    """Refuse a layer whose coefficients hooks of the caller's may change after they are computed.
+
+    Raises:
+        PyengineError: naming the module with the hooks.
+    """
+    path = layer.stack.value.format(layer.block)
+    if model.body.get_submodule(path)._forward_pre_hooks:
+        raise _lost(path)
+
+
+def _check_replaceable(model: Model, layer: Layer) -> None:
+    """Refuse hooks of the caller's on modules that are replaced: they would not be called."""
+    replaced = [layer.stack.activation]
+    if layer.up(model.body) is not None:
+        replaced.append(layer.stack.ffn)
+    for part in replaced:
+        path = part.format(layer.block)
+        module = model.body.get_submodule(path)
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise _lost(path)
+
+
+def _lost(path: str) -> PyengineError:
+    return PyengineError(
+        f"the model has hooks on {path}, which the fused activation would pass by; "
+        "use activation='model'"
+    )
 
 
 class _FusedActivation(nn.Module):

@@ -86,7 +86,8 @@ def run_with_cache(
         stop_at_layer,
         return_type,
     )
-    return output, ActivationCache(kept, model)
+    order = [*sites_of(model)] if len(kept) > 1 else [*kept]
+    return output, ActivationCache({name: kept[name] for name in order if name in kept}, model)
 
 
 def run_with_hooks(

@@ -58,7 +58,8 @@ def read_inputs(model: Model, inputs: Any, overlong: str) -> InputRows:
         origin = [i for i, windows in enumerate(pieces) for _ in windows]
         content = [window for windows in pieces for window in windows]
     rows = [surrounded(row, special) for row in content]
-    _check_length(model, rows, "say overlong='window' to cut it" if cuttable else "cut it")
+    way_out = "overlong='window' (--overlong window) cuts it" if cuttable else "cut it"
+    _check_length(model, rows, way_out)
     return InputRows({"input_ids": rows}, content, origin, {})
 
 

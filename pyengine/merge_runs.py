@@ -1,19 +1,25 @@
 """Merging the shards of one run, found in one or several run directories."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyengine.errors import PyengineError
 from pyengine.manifest import differences, read_manifest
 from pyengine.parts import Part, drop_parts, find_parts
-from pyengine.run import RunFolder, open_run
-from pyengine.shards import FOLDER, check_cover
+from pyengine.run import RunFolder, open_run, verify
+from pyengine.shards import FOLDER, Merge, Shard, check_cover, merge_shards
 from pyengine.token_text import TokenText
 
 
 def merge_runs(
-    folders: list[str | Path], out: str | Path, *, allow_mixed: bool = False, n_threads: int = 0
+    folders: list[str | Path],
+    out: str | Path,
+    *,
+    allow_mixed: bool = False,
+    n_threads: int = 0,
+    reducers: Sequence[Any] = (),
 ) -> Any:
     """Merge the shards of one run, found in one or several directories, into a complete run.
 
@@ -23,9 +29,10 @@ def merge_runs(
         allow_mixed: accept shards that differ in numerics (device, threads, versions, dtype);
             the result is then recorded as not bit-exact.
         n_threads: 0 takes all cores.
+        reducers: of a run of `extract`, fresh instances of the user's own reducers, in its order.
 
     Returns:
-        A `TriggerExamples`, `Predictions` or `FactNeurons`.
+        A `TriggerExamples`, `Extraction`, `Predictions` or `FactNeurons`.
 
     Raises:
         PyengineError: if the shards belong to different runs, or do not cover the corpus.
@@ -34,8 +41,12 @@ def merge_runs(
     manifests = [read_manifest(path) for path in paths]
     mixed = _check_same_run(paths, manifests, allow_mixed)
     manifest = manifests[0]
+    if reducers and manifest["analysis"] != "extract":
+        raise PyengineError(f"{paths[0]} holds {manifest['analysis']}, which has no reducers")
     if manifest["analysis"] == "triggers":
         _merge_triggers(paths, Path(out), manifest, mixed, n_threads)
+    elif manifest["analysis"] == "extract":
+        return _merge_extraction(paths, Path(out), manifest, mixed, n_threads, reducers)
     elif manifest["analysis"] in _OF_PARTS:
         _merge_parts(paths, Path(out), manifest, mixed)
     else:
@@ -53,18 +64,43 @@ def _merge_triggers(
     paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool, n_threads: int
 ) -> None:
     from pyengine.analyses.trigger_result import TriggerExamples
-    from pyengine.shards import merge_shards
+    from pyengine.extraction_states import merge_heap_arrays
 
+    merge = partial(merge_heap_arrays, n_threads=n_threads)
+    merged, provenance = _merged_shards(paths, manifest, mixed, [merge])
+    triggers = TriggerExamples.from_shard(merged, TokenText.load(paths[0]), restarted(manifest))
+    triggers.write(RunFolder.begin(out, triggers.manifest), **provenance)
+
+
+def _merge_extraction(
+    paths: list[Path],
+    out: Path,
+    manifest: dict[str, Any],
+    mixed: bool,
+    n_threads: int,
+    reducers: Sequence[Any],
+) -> Any:
+    from pyengine.extraction_result import Extraction
+    from pyengine.extraction_specs import specs_of
+
+    specs = specs_of(manifest, reducers)
+    merges = [spec.merge(n_threads) for spec in specs]
+    merged, provenance = _merged_shards(paths, manifest, mixed, merges)
+    text, manifest = TokenText.load(paths[0]), restarted(manifest)
+    found = Extraction.from_shard(specs, merged, text, manifest)
+    found.write(RunFolder.begin(out, manifest), **provenance)
+    return Extraction.open(out, verify(out), specs)
+
+
+def _merged_shards(
+    paths: list[Path], manifest: dict[str, Any], mixed: bool, merges: Sequence[Merge]
+) -> tuple[Shard, dict[str, Any]]:
+    """Merge the shard files of some run directories; also say where they came from."""
     files = sorted({file.resolve() for path in paths for file in _shard_files(path)})
-    merged = merge_shards(
-        files, manifest["corpus"]["n_units"], sign=manifest["question"]["sign"], n_threads=n_threads
-    )
+    merged = merge_shards(files, manifest["corpus"]["n_units"], merges)
     if mixed:
         merged.record["exact"] = False
-    text = TokenText.load(paths[0])
-    triggers = TriggerExamples.from_shard(merged, text, restarted(manifest))
-    run = RunFolder.begin(out, triggers.manifest)
-    triggers.write(run, merged_from=[str(f) for f in files])
+    return merged, {"merged_from": [str(file) for file in files]}
 
 
 def _merge_parts(paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool) -> None:
@@ -94,10 +130,19 @@ def _neurons(parts: list[Part], _run: Path, manifest: dict[str, Any], mixed: boo
     return from_parts(parts, manifest, mixed=mixed)
 
 
+def _activations(parts: list[Part], run: Path, manifest: dict[str, Any], mixed: bool) -> Any:
+    from pyengine.analyses.cached_activations_run import from_parts
+
+    for part in parts:
+        part.check()
+    return from_parts(parts, TokenText.load(run), manifest, mixed=mixed)
+
+
 # Runs whose shards leave part files: how the manifest counts what they cover, and their result.
 _OF_PARTS: dict[str, tuple[str, Callable[[list[Part], Path, dict[str, Any], bool], Any]]] = {
     "predictions": ("n_units", _predictions),
     "neurons": ("n_facts", _neurons),
+    "activations": ("n_units", _activations),
 }
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from pyengine.batches import Batch, form_batches
 from pyengine.models import Model
 from pyengine.store import TokenStore
@@ -18,7 +16,6 @@ def model_batches(
     bos: bool = False,
     decoder: bool = False,
     base: int = 0,
-    starts: np.ndarray | None = None,
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """Yield the batches of a block and, if asked, the decoder's input for the same units.
 
@@ -29,7 +26,7 @@ def model_batches(
         batch_tokens: tokens per batch, padding included.
         bos: put the BOS token before each unit.
         decoder: also feed the decoder of an encoder-decoder.
-        base, starts: as `pyengine.batches.form_batches` takes them.
+        base: as `pyengine.batches.form_batches` takes them.
     """
     special = model.special_tokens(bos) if store.adds_special else None
     for batch in form_batches(
@@ -40,6 +37,5 @@ def model_batches(
         batch_tokens=batch_tokens,
         base=base,
         pad_id=model.pad_id,
-        starts=starts,
     ):
         yield batch, batch.shifted(model.decoder_start_id) if decoder else None

@@ -22,10 +22,12 @@ from pyengine.shards import FOLDER, shard_path
 
 # What a complete run of each analysis opens as: a class with `open(folder, manifest)`.
 _RESULTS = {
+    "extract": ("pyengine.extraction_result", "Extraction"),
     "triggers": ("pyengine.analyses.trigger_result", "TriggerExamples"),
     "agreement": ("pyengine.analyses.agreement_result", "Agreement"),
     "predictions": ("pyengine.analyses.prediction_result", "Predictions"),
     "neurons": ("pyengine.analyses.fact_neuron_result", "FactNeurons"),
+    "activations": ("pyengine.analyses.cached_activations_result", "CachedActivations"),
 }
 
 
@@ -114,7 +116,8 @@ def open_run(folder: str | Path) -> Any:
     """Open a complete run, verifying its checksums.
 
     Returns:
-        What its analysis gives: a `TriggerExamples`, `Agreement`, `Predictions` or `FactNeurons`.
+        What its analysis gives: a `TriggerExamples`, `Extraction`, `Agreement`, `Predictions` or
+        `FactNeurons`.
 
     Raises:
         PyengineError: if it is not a run, is incomplete, or a file is damaged.

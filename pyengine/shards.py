@@ -6,8 +6,8 @@ SHA-256 of the tensors, so that a damaged file is refused.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,15 @@ from safetensors.numpy import save_file
 
 from pyengine.errors import PyengineError
 from pyengine.files import atomic_write
-from pyengine.merge import merge_heaps
 from pyengine.units import UnitTable
 
 FOLDER = "shards"
 METADATA_KEY = "pyengine"
 TABLE = ("units", "first_ids", "offsets", "tokens")
 
-
-@dataclass(frozen=True)
-class Heaps:
-    """The k best of every key in one direction.
-
-    Attributes:
-        scores: float32 [n_keys, k], best first; NaN where fewer than k exist.
-        ids: int64 [n_keys, k], offset of the token in the corpus; -1 where fewer than k exist.
-    """
-
-    scores: np.ndarray
-    ids: np.ndarray
+Arrays = dict[str, np.ndarray]
+# Merges two states of one reducer; the first is None to begin with.
+Merge = Callable[[Arrays | None, Arrays], Arrays]
 
 
 @dataclass(frozen=True)
@@ -43,18 +33,25 @@ class Shard:
     """What one worker has found so far.
 
     Attributes:
-        heaps: by direction, `max` and/or `min`.
+        states: of each reducer, its arrays as `pyengine.extraction_states` names them.
         table: the units that the heaps refer to; None until the shard is complete.
         record: shard, n_shards, units [first, last), cursor, counters, `complete`.
     """
 
-    heaps: dict[str, Heaps]
+    states: list[Arrays]
     table: UnitTable | None
     record: dict[str, Any]
 
     @property
     def complete(self) -> bool:
         return bool(self.record["complete"])
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The corpus offsets of all heaps, int64 [n]."""
+        names = ("max.ids", "min.ids")
+        found = [state[name].ravel() for state in self.states for name in names if name in state]
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def shard_path(folder: Path, shard: int, n_shards: int) -> Path:
@@ -64,13 +61,14 @@ def shard_path(folder: Path, shard: int, n_shards: int) -> Path:
 
 def save_shard(path: Path, shard: Shard) -> None:
     """Write a shard file, whole or not at all."""
-    tensors: dict[str, np.ndarray] = {}
-    for direction, heaps in shard.heaps.items():
-        tensors[f"{direction}.scores"] = heaps.scores
-        tensors[f"{direction}.ids"] = heaps.ids
+    tensors = {
+        f"{index}.{name}": array
+        for index, state in enumerate(shard.states)
+        for name, array in state.items()
+    }
     if shard.table is not None:
         tensors |= {f"table.{name}": getattr(shard.table, name) for name in TABLE}
-    save_tensors(path, tensors, shard.record)
+    save_tensors(path, tensors, {**shard.record, "n_reducers": len(shard.states)})
 
 
 def load_shard(path: Path) -> Shard:
@@ -80,17 +78,22 @@ def load_shard(path: Path) -> Shard:
         PyengineError: if it is missing, truncated or does not match its checksum.
     """
     tensors, record = load_tensors(path)
-    directions = sorted({name.split(".")[0] for name in tensors} - {"table"})
-    heaps = {d: Heaps(tensors[f"{d}.scores"], tensors[f"{d}.ids"]) for d in directions}
+    if "n_reducers" not in record:
+        raise PyengineError(f"{path} is of an older version; delete it, and run its command again")
+    states: list[Arrays] = [{} for _ in range(record.pop("n_reducers"))]
+    for key, array in tensors.items():
+        owner, _, name = key.partition(".")
+        if owner != "table":
+            states[int(owner)][name] = array
     table = None
     if "table.units" in tensors:
         table = UnitTable(**{name: tensors[f"table.{name}"] for name in TABLE})
-    return Shard(heaps, table, record)
+    return Shard(states, table, record)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
     """Write tensors and a JSON record to one safetensors file, deterministically."""
-    contiguous = {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+    contiguous = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
     full = {**record, "sha256": _tensor_hash(contiguous)}
     metadata = {METADATA_KEY: json.dumps(full, sort_keys=True)}
     atomic_write(path, lambda temporary: _save(contiguous, temporary, metadata))
@@ -115,44 +118,31 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return tensors, record
 
 
-def merge_shards(paths: Iterable[Path], n_units: int, *, sign: str, n_threads: int = 0) -> Shard:
+def merge_shards(paths: Iterable[Path], n_units: int, merges: Sequence[Merge]) -> Shard:
     """Merge the complete shards of one run; two shards are in memory at a time.
 
     Args:
         paths: shard files, in any order.
         n_units: units of the corpus; the shards must cover them all, each once.
-        sign: `max`, `min` or `both`.
-        n_threads: 0 takes all cores; the result is the same for any number.
+        merges: of each reducer, how two of its states are merged.
 
     Raises:
         PyengineError: if a shard is incomplete, damaged, missing or covered twice.
     """
     paths = list(paths)
-    merged: dict[str, Heaps] = {}
+    merged: list[Arrays | None] = [None] * len(merges)
     records: list[dict[str, Any]] = []
     for path in paths:
         shard = load_shard(path)
         if not shard.complete:
             raise PyengineError(f"shard {path} is incomplete; finish it with its own command")
         records.append(shard.record)
-        for direction, heaps in shard.heaps.items():
-            merged[direction] = _merge_pair(merged.get(direction), heaps, direction, n_threads)
+        pairs = zip(merges, merged, shard.states, strict=True)
+        merged = [merge(before, state) for merge, before, state in pairs]
     check_cover(records, n_units)
-    ids = np.concatenate([heaps.ids.ravel() for heaps in merged.values()])
-    table = UnitTable.merge((_table_of(path) for path in paths), ids)
-    return Shard(merged, table, _merged_record(records, n_units))
-
-
-def _merge_pair(before: Heaps | None, heaps: Heaps, direction: str, n_threads: int) -> Heaps:
-    parts = [heaps] if before is None else [before, heaps]
-    scores, ids = merge_heaps(
-        [part.scores for part in parts],
-        [part.ids for part in parts],
-        heaps.scores.shape[1],
-        largest=direction == "max",
-        n_threads=n_threads,
-    )
-    return Heaps(scores, ids)
+    found = Shard([state or {} for state in merged], None, _merged_record(records, n_units))
+    table = UnitTable.merge((_table_of(path) for path in paths), found.ids)
+    return replace(found, table=table)
 
 
 def _table_of(path: Path) -> UnitTable:

@@ -156,7 +156,7 @@ def _computed(model: Model, site: Site) -> bool:
 def _not_computed(model: Model, name: str) -> PyengineError:
     return PyengineError(
         f"{name}: attention implementation {model.config._attn_implementation!r} has no attention "
-        "probabilities; load the model with attn_implementation='eager'"
+        "probabilities; load the model with attn_implementation='eager' (--attention eager)"
     )
 
 

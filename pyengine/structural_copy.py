@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from pyengine.errors import PyengineError
 
-
 # Most of what a module holds; skipped quickly.
 _PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
 
@@ -45,17 +44,18 @@ def _copied(part: Any, seen: dict[int, Any]) -> Any:
 
     `copy.deepcopy` does the same in twenty times the time, mostly for configurations.
     """
+    if not isinstance(part, (dict, nn.Module, Tensor)):
+        return part
     if id(part) in seen:  # shared modules and tied parameters stay so
         return seen[id(part)]
-    if isinstance(part, nn.Module):
-        copied: Any = object.__new__(type(part))
+    if isinstance(part, dict):  # of parameters, modules, hooks, each of its own kind
+        copied: Any = _table(part, seen)
+    elif isinstance(part, nn.Module):
+        copied = object.__new__(type(part))
         seen[id(part)] = copied
         copied.__dict__ = _table(vars(part), seen)
         copied.__dict__.pop("_compiled_call_impl", None)
-        return copied
-    if isinstance(part, dict):  # of parameters, modules, hooks, each of its own kind
-        copied = _table(part, seen)
-    elif isinstance(part, Tensor) and isinstance(part, nn.Parameter):
+    elif isinstance(part, nn.Parameter):
         # Frozen, so that gradients of activations do not drag those of weights along.
         copied = nn.Parameter(part.detach(), requires_grad=False)
     else:

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyengine.analyses.trigger_search import BLOCK_TOKENS, Settings, TriggerSearch
+from pyengine.analyses.trigger_search import Settings, trigger_search
 from pyengine.batches import Batch, form_batches
+from pyengine.engine import BLOCK_TOKENS
 from pyengine.errors import PyengineError
+from pyengine.extraction_run import Extractor
 from pyengine.models import Model
 from pyengine.precision import precision
 from pyengine.store import TokenStore
@@ -117,19 +119,19 @@ class Ways:
             )
         ]
 
-    def _search(self) -> TriggerSearch:
+    def _search(self) -> Extractor:
         settings = Settings(
             k=self.k,
             layers=tuple(range(self.model.n_layers)),
             batch_tokens=self.batch_tokens,
             block_tokens=BLOCK_TOKENS[self.model.device.type],
         )
-        return TriggerSearch(self.model, settings, self.store, (0, 1))
+        return trigger_search(self.model, settings, self.store, (0, 1))
 
     def _pyengine(self) -> object:
         search = self._search()
-        search.run(lambda: None, None)
-        return search.topk.entries("max")
+        search.run()
+        return search.feeds[0].state(0)
 
     @torch.inference_mode()
     def _forward(self, batches: list[Batch]) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYENGINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_mounted() -> Iterator[None]:
+    """Undo what importing nnsight does to every object there is: argparse stumbles over it."""
+    yield
+    if hasattr(object, "save"):
+        from nnsight._c import unmount
+
+        unmount("save")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,7 @@
 """Blocks, shards and batches: every token once, whatever the sharding."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from pyengine.batches import (
     plan_blocks,
     shard_blocks,
 )
+from pyengine.competition import Competition
 from pyengine.corpus import Corpus
 from pyengine.embedded import EXCERPT
 from pyengine.errors import PyengineError
@@ -103,13 +106,31 @@ def test_equal_lengths_keep_their_order() -> None:
     assert np.concatenate([batch.units for batch in batches]).tolist() == [0, 2, 4, 1, 3]
 
 
-def test_base_and_starts() -> None:
+def test_base() -> None:
     store = tokenize(Corpus.from_token_ids([[1, 2, 3], [1, 2, 4], [1, 2]]), max_tokens=9)
-    batch = next(
-        form_batches(store, (0, 3), batch_tokens=99, base=-10, starts=store.prefix_starts())
-    )
+    batch = next(form_batches(store, (0, 3), batch_tokens=99, base=-10))
     by_unit = dict(zip(batch.units.tolist(), batch.ids.tolist(), strict=True))
-    assert by_unit == {0: [10, 11, 12], 1: [-1, -1, 15], 2: [-1, -1, -1]}
+    assert by_unit == {0: [10, 11, 12], 1: [13, 14, 15], 2: [16, 17, -1]}
+
+
+def test_what_competes_under_a_rule() -> None:
+    store = tokenize(Corpus.from_token_ids([[1, 2, 3], [1, 2, 4], [1, 2]]), max_tokens=9)
+    batch = next(form_batches(store, (0, 3), prefix=[2], suffix=[7], batch_tokens=99))
+
+    def ids(batch: Batch, **rule: Any) -> dict[int, list[int]]:
+        found = Competition(**rule).ids(batch)
+        return dict(zip(batch.units.tolist(), found.tolist(), strict=True))
+
+    every = {0: [-1, 0, 1, 2, -1], 1: [-1, 3, 4, 5, -1], 2: [-1, 6, 7, -1, -1]}
+    assert ids(batch) == every
+    new = {0: [-1, 0, 1, 2, -1], 1: [-1, -1, -1, 5, -1], 2: [-1] * 5}
+    assert ids(batch, starts=store.prefix_starts()) == new
+    late = {0: [-1, -1, -1, 2, -1], 1: [-1, -1, -1, 5, -1], 2: [-1] * 5}
+    assert ids(batch, skip_first=2) == late
+    without = {0: [-1, 0, -1, 2, -1], 1: [-1, 3, -1, -1, -1], 2: [-1, 6, -1, -1, -1]}
+    assert ids(batch, exclude=(2, 4)) == without
+    decoder = {unit: row[:-1] for unit, row in without.items()}
+    assert ids(batch.shifted(0), exclude=(2, 4)) == decoder
 
 
 def test_the_decoder_reads_the_text_shifted_right() -> None:
@@ -127,8 +148,7 @@ def test_the_decoder_reads_the_text_shifted_right() -> None:
 @given(LENGTHS)
 def test_shifted_content_is_reported_at_its_own_position(lengths: list[int]) -> None:
     store = make_store(lengths)
-    starts = store.prefix_starts()
-    for batch in all_batches(store, 100, suffix=SUFFIX, starts=starts):
+    for batch in all_batches(store, 100, suffix=SUFFIX):
         decoder = batch.shifted(77)
         for row, unit in enumerate(batch.units):
             content = store.unit_tokens(unit).tolist()

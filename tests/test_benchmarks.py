@@ -43,7 +43,16 @@ def test_every_stem_is_listed_and_described() -> None:
     readme = (ROOT / "benchmarks" / "README.md").read_text()
     assert all(f"python -m benchmarks {stem}" in readme for stem in stems)
     # Each is run below, or in a file of its own.
-    assert stems == {"attribution", "corpus", "gpu", "heap_merge", "triggers", "values"}
+    assert stems == {
+        "accuracy",
+        "attribution",
+        "corpus",
+        "gpu",
+        "heap_merge",
+        "peers",
+        "triggers",
+        "values",
+    }
 
 
 def test_corpus(capsys: pytest.CaptureFixture[str]) -> None:

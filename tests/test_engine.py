@@ -10,9 +10,9 @@ from tiny_models import VOCAB, tiny_model
 import pyengine
 from pyengine import Corpus, PyengineError
 from pyengine.analyses.compare import compare
-from pyengine.analyses.trigger_search import TriggerSearch
 from pyengine.batches import Batch
 from pyengine.capture import Capture
+from pyengine.extraction_feeds import Feed
 
 SETTINGS: dict[str, Any] = {"k": 5, "batch_tokens": 80, "block_tokens": 200}
 
@@ -82,21 +82,21 @@ def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch: pytest.Monke
 
 def test_an_overflow_replays_the_segment_carefully(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = search(per="token")
-    observe = TriggerSearch.observe
+    observe = Feed.observe
     overflows: list[bool] = []
     careful_folds: list[bool] = []
 
-    def sometimes(self: TriggerSearch) -> bool:
+    def sometimes(self: Feed) -> bool:
         # Every segment reports an overflow once, as CUDA does when a buffer was too short.
         overflows.append(not (overflows and overflows[-1]))
         return overflows[-1]
 
-    def watched(self: TriggerSearch, *arguments: Any) -> None:
-        careful_folds.append(arguments[4])
-        observe(self, *arguments)
+    def watched(self: Feed, *arguments: Any, seen: int, careful: bool) -> None:
+        careful_folds.append(careful)
+        observe(self, *arguments, seen=seen, careful=careful)
 
-    monkeypatch.setattr(TriggerSearch, "take_overflow", sometimes)
-    monkeypatch.setattr(TriggerSearch, "observe", watched)
+    monkeypatch.setattr(Feed, "take_overflow", sometimes)
+    monkeypatch.setattr(Feed, "observe", watched)
     replayed = search(per="token")
     assert any(overflows) and any(careful_folds) and not all(careful_folds)
     assert torch.equal(whole.scores, replayed.scores)

@@ -165,7 +165,7 @@ def test_t5_reads_any_length() -> None:
 @pytest.mark.parametrize("family", ABSOLUTE)
 def test_what_is_too_long_is_refused(family: str) -> None:
     model, ids = tiny(family), torch.arange(33)
-    refused(model, [[1], ids.tolist()], r"input 1 has 33 tokens.* at most 32: say overlong='window")
+    refused(model, [[1], ids.tolist()], r"input 1 has 33 tokens.* at most 32: overlong='window")
     for inputs in (ids, ids.numpy(), {"input_ids": [ids.tolist()]}):
         refused(model, inputs, r"input 0 has 33 tokens.* at most 32: cut it", overlong="window")
     assert kwargs(model, ids[:32])["input_ids"] == [list(range(32))]

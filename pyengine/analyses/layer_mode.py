@@ -11,7 +11,7 @@ from torch import Tensor
 from pyengine.analyses.memories import Activity, LayerValues, count_matching, layer_values
 from pyengine.analyses.prediction_settings import PredictionSettings
 from pyengine.analyses.prediction_tables import KINDS
-from pyengine.ffn_sites import Site
+from pyengine.ffn_sites import FFNSite
 from pyengine.models import Model
 from pyengine.vocab_project import Projection
 
@@ -32,7 +32,7 @@ class LayerMode:
         self._values: dict[int, LayerValues] = layer_values(model, layers)
         self._readouts = {layer: settings.readout(model, layer) for layer in layers}
 
-    def keep(self, site: Site) -> _Kept:
+    def keep(self, site: FFNSite) -> _Kept:
         """Reduce a layer to what `columns` needs; of the coefficients only who is active."""
         seen = Activity.of(site, self._values[site.layer.index])
         columns = seen.common()

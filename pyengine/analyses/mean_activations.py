@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pyengine.analyses.analysis_inputs import tokenized
-from pyengine.analyses.trigger_search import BATCH_TOKENS
 from pyengine.corpus import Corpus
+from pyengine.engine import BATCH_TOKENS
 from pyengine.errors import PyengineError
-from pyengine.ffn_sites import FFNSites, Site
+from pyengine.ffn_sites import FFNSite, FFNSites
 from pyengine.model_batches import model_batches
 from pyengine.models import Model
 from pyengine.positions import choose_positions
@@ -44,7 +44,7 @@ def mean_activations(
         raise PyengineError("the corpus is empty: it has no mean activations")
     sums = torch.zeros(model.n_layers, model.d_ff, dtype=torch.float64)
 
-    def add(site: Site) -> None:
+    def add(site: FFNSite) -> None:
         sums[site.layer.index] += site.coefficients.sum(0, dtype=torch.float64).cpu()
 
     activation = "model" if model.dtype == "float64" else "fused"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyengine.ffn_sites import Site
+from pyengine.ffn_sites import FFNSite
 from pyengine.models import Model
 from pyengine.readout import Readout, readout
 
@@ -53,7 +53,7 @@ class Activity(NamedTuple):
     """One layer at n positions, reduced to what is kept of its coefficients.
 
     Attributes:
-        residual, output: [n, d_model], as in `Site`.
+        residual, output: [n, d_model], as in `FFNSite`.
         coefficients: [n, d_ff], widened.
         active: bool [n, d_ff], coefficient > 0.
         contributions: [n, d_ff], |coefficient| times the value's norm.
@@ -70,7 +70,7 @@ class Activity(NamedTuple):
     nan: Tensor
 
     @classmethod
-    def of(cls, site: Site, values: LayerValues) -> "Activity":
+    def of(cls, site: FFNSite, values: LayerValues) -> "Activity":
         """Measure a layer."""
         m = site.coefficients.to(values.norms.dtype)
         norm = torch.linalg.vector_norm(site.residual.to(m.dtype), dim=1)

@@ -15,7 +15,7 @@ from pyengine.analyses.prediction_settings import PredictionSettings, final_read
 from pyengine.analyses.prediction_tables import Arrays
 from pyengine.analyses.value_mode import ValueMode
 from pyengine.batches import Batch, plan_blocks
-from pyengine.ffn_sites import FFNSites, Site
+from pyengine.ffn_sites import FFNSite, FFNSites
 from pyengine.forward import to_device
 from pyengine.model_batches import model_batches
 from pyengine.models import Model
@@ -28,7 +28,7 @@ from pyengine.token_text import TokenText
 class Mode(Protocol):
     """Reduces each layer of a batch to columns of the table."""
 
-    def keep(self, site: Site) -> Any:
+    def keep(self, site: FFNSite) -> Any:
         """Reduce a layer, inside the forward pass, to what `columns` needs."""
 
     def columns(
@@ -93,7 +93,7 @@ class PredictionPass:
         """What reduces a layer to its columns (it reads all values once), and where layers come."""
         mode = MODES[self.settings.mode](self.model, self.settings)
 
-        def observe(site: Site) -> None:
+        def observe(site: FFNSite) -> None:
             if site.layer.index in self._layers:
                 self._kept[site.layer.index] = mode.keep(site)
             name = site.layer.stack.name

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pyengine.analyses.trigger_search import BATCH_TOKENS, BLOCK_TOKENS
 from pyengine.capture import ACTIVATION_MODES
 from pyengine.checks import check_choice, check_count
+from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS
 from pyengine.errors import PyengineError
 from pyengine.families import Layer
 from pyengine.models import Model

@@ -105,7 +105,7 @@ class Targets:
                 token that the model lacks.
         """
         if self.manifest is not None:
-            _check_same_model(self.manifest, model)
+            check_same_model(self.manifest, model)
         for name, indices, n in (
             ("layer", self.layers, model.n_layers),
             ("dim", self.dims, model.d_ff),
@@ -166,7 +166,7 @@ def _tokens_at(
     return fired.astype(np.int64), after.astype(np.int64)
 
 
-def _check_same_model(manifest: dict[str, Any], model: Model) -> None:
+def check_same_model(manifest: dict[str, Any], model: Model) -> None:
     theirs, mine = manifest["model"], describe_model(model)
     differing = [name for name in _SAME if theirs[name] != mine[name]]
     if not differing:

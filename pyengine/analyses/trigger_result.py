@@ -171,19 +171,21 @@ class TriggerExamples:
         assert table is not None, "only complete shards have a table"
         # How the corpus was cut into shards leaves no trace in the result.
         record = {name: shard.record[name] for name in COUNTERS}
+        n_nan = np.zeros(manifest["model"]["n_layers"], np.int64)
+        n_nan[list(layers)] = record["n_nan"]
+        record["n_nan"] = n_nan.tolist()
+        heaps = shard.states[0]
 
         def side(direction: str) -> "TriggerExamples":
-            heaps = shard.heaps[direction]
-            shape = (len(layers), len(dims), heaps.scores.shape[1])
+            found, ids = heaps[f"{direction}.scores"], heaps[f"{direction}.ids"]
+            shape = (len(layers), len(dims), found.shape[1])
             scores, units, positions = (
-                torch.from_numpy(part.reshape(shape))
-                for part in (heaps.scores, *table.locate(heaps.ids))
+                torch.from_numpy(part.reshape(shape)) for part in (found, *table.locate(ids))
             )
             return cls(scores, units, positions, layers, dims, table, text, manifest, record)
 
-        if len(shard.heaps) == 1:
-            return side(next(iter(shard.heaps)))
-        return replace(side("max"), minima=side("min"))
+        sign = question["sign"]
+        return replace(side("max"), minima=side("min")) if sign == "both" else side(sign)
 
     def _index(self, what: str, known: tuple[int, ...], wanted: int) -> int:
         if wanted not in known:

@@ -12,22 +12,17 @@ from pathlib import Path
 from pyengine.analyses.analysis_inputs import chosen_indices, tokenized
 from pyengine.analyses.trigger_result import Example as Example
 from pyengine.analyses.trigger_result import TriggerExamples
-from pyengine.analyses.trigger_search import (
-    BATCH_TOKENS,
-    BLOCK_TOKENS,
-    Settings,
-    TriggerSearch,
-    run_with_checkpoints,
-)
+from pyengine.analyses.trigger_search import Settings, trigger_search
 from pyengine.capture import ACTIVATION_MODES, VALUES
 from pyengine.checks import check_choice
 from pyengine.corpus import Corpus
-from pyengine.engine import Plan, Progress
+from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan, Progress
 from pyengine.errors import PyengineError
+from pyengine.extraction_run import carry_out
 from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
 from pyengine.reducers.topk import MAX_K, SIGNS
-from pyengine.run import RunFolder, open_run
+from pyengine.run import open_run
 from pyengine.store import TokenStore
 from pyengine.token_text import TokenText
 
@@ -105,7 +100,7 @@ def trigger_examples(
     )
     _check(settings, model, shard)
     store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
-    search = TriggerSearch(model, settings, store, shard)
+    search = trigger_search(model, settings, store, shard)
     text = TokenText.of(model.tokenizer)
     source = corpus.describe() if isinstance(corpus, Corpus) else "token store"
     manifest = describe(
@@ -115,19 +110,16 @@ def trigger_examples(
         model,
         describe_corpus(store, source),
     )
-    if out is None:
-        search.run(lambda: None, on_segment)
-        return TriggerExamples.from_shard(search.shard(complete=True), text, manifest)
-    run = RunFolder.begin(Path(out), manifest)
-    text.save(run.path)
-    if run.complete:
-        return open_run(run.path)
-    with run.lock(*shard):
-        found = run_with_checkpoints(search, run, checkpoint_blocks, on_segment)
-        result = TriggerExamples.from_shard(found, text, run.manifest)
-        if search.n_shards == 1:
-            result.write(run)
-    return result
+    return carry_out(
+        search,
+        manifest,
+        text,
+        lambda found, manifest: TriggerExamples.from_shard(found, text, manifest),
+        open_run,
+        out=out,
+        checkpoint_blocks=checkpoint_blocks,
+        on_segment=on_segment,
+    )
 
 
 def _check(settings: Settings, model: Model, shard: tuple[int, int]) -> None:

@@ -17,7 +17,7 @@ from pyengine.analyses.memories import (
     layer_values,
 )
 from pyengine.analyses.prediction_settings import PredictionSettings
-from pyengine.ffn_sites import Site
+from pyengine.ffn_sites import FFNSite
 from pyengine.models import Model
 
 # Memories projected at once, m * v each.
@@ -36,7 +36,7 @@ class ValueMode:
         self._values = layer_values(model, settings.layers or ())
         self._n, self._all = settings.n, settings.all_values
 
-    def keep(self, site: Site) -> _Kept:
+    def keep(self, site: FFNSite) -> _Kept:
         """Reduce a layer to what `columns` needs; the coefficients only where all are asked for."""
         values = self._values[site.layer.index]
         seen = Activity.of(site, values)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from pyengine import __version__
-from pyengine.cli import agreement, bench, neurons, predictions, runs, triggers
+from pyengine.cli import agreement, bench, cache, neurons, predictions, runs, show, triggers
 from pyengine.errors import Interrupted, PyengineError
 
 # Newer Typers carry a copy of click; this finds the class that both raise.
@@ -43,8 +43,9 @@ app.command("demo")(triggers.demo)
 app.command("triggers")(triggers.triggers)
 app.command("agreement")(agreement.agreement)
 app.command("predictions")(predictions.predictions)
+app.command("cache")(cache.cache)
 app.add_typer(neurons.app)
-app.command("show")(runs.show)
+app.command("show")(show.show)
 app.command("merge")(runs.merge)
 app.command("verify")(runs.verify)
 app.command("compare")(runs.compare)

@@ -35,7 +35,7 @@ def bench(
     Example: pyengine bench
     """
     from pyengine import Corpus
-    from pyengine.analyses.trigger_search import BATCH_TOKENS
+    from pyengine.engine import BATCH_TOKENS
     from pyengine.loading import load
     from pyengine.store import tokenize
     from pyengine.throughput import Ways, measure

@@ -1,6 +1,12 @@
-"""Parsing of option values that several commands share."""
+"""Options that several commands share, and the parsing of their values."""
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
+
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def indices(text: str | None) -> list[int] | None:

@@ -1,15 +1,23 @@
 """StreamingTopK: the k highest (or lowest) activations of every key, over any stream."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyengine import ops
+from pyengine.checks import check_choice, check_count
+from pyengine.errors import PyengineError
+from pyengine.reducers import settings
+from pyengine.reducers.competing import MAX_IDS as MAX_IDS
+from pyengine.reducers.competing import Competing, packed_ids
+from pyengine.reducers.heaps import Heap, PrefixHeap, RowHeap
+from pyengine.reducers.prefix_hashes import prefix_hashes
 
 SIGNS = {"max": (1,), "min": (-1,), "both": (1, -1)}
-MAX_IDS = 2**32 - 1
+PER = ("unit", "token", "prefix")
+NAMES = {1: "max", -1: "min"}
 MAX_K = 1024
 
 
@@ -38,18 +46,30 @@ class StreamingTopK:
             topk.update(acts, unit_ids, mask)
         best = topk.compute()
 
+    The first tokens of an input (a BOS, attention sinks) have activations unlike all others, and
+    fill the heaps of many keys: leave them out by `skip_first`, special tokens by `exclude`.
+
+    With `per="prefix"` equal token prefixes compete once, with their best score; of occurrences
+    with equal scores the first (lowest unit) is kept. A causal model gives equal prefixes equal
+    scores, save for the last bits where batches differ in shape: then the occurrence that is
+    reported may be a later one, but the same one in any order. Prefixes are told apart by a 64-bit
+    hash. For other models, whose scores depend on what follows, this makes no sense.
+
     Args:
         k: entries per key, 1 to 1024 (on CUDA beyond 128 a slower merge is used).
         n_keys: number of keys.
         max_positions: positions per unit in the packed id, unit * max_positions + position.
-        per: `unit` (each unit competes with its best position, ties: the earliest) or `token`.
+        per: `unit` (each unit competes with its best position, ties: the earliest), `token`
+            (every position) or `prefix`.
         sign: `max`, `min` or `both`.
         floor: only scores strictly above it compete; for minima, only those strictly below -floor.
         exclude: token ids that never compete, for `update(..., token_ids=...)`.
+        skip_first: the first so many tokens of each row never compete: those that the mask lets in
+            (so after left padding), and of the whole unit (see `first_position`, `positions`).
         device: where the heaps live; the activations must be there too.
 
     Raises:
-        ValueError: for k, n_keys, per or sign out of range.
+        PyengineError: for k, n_keys, per, sign, exclude or skip_first out of range.
     """
 
     def __init__(
@@ -62,24 +82,18 @@ class StreamingTopK:
         sign: str = "max",
         floor: float | None = None,
         exclude: Sequence[int] = (),
+        skip_first: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         if not 1 <= k <= MAX_K:
-            raise ValueError(f"k must be from 1 to {MAX_K}, got {k}")
-        if per not in ("unit", "token"):
-            raise ValueError(f"per must be 'unit' or 'token', got {per!r}")
-        if sign not in SIGNS:
-            raise ValueError(f"sign must be 'max', 'min' or 'both', got {sign!r}")
-        if n_keys < 0 or max_positions < 1:
-            raise ValueError(f"bad sizes: n_keys={n_keys}, max_positions={max_positions}")
+            raise PyengineError(f"k must be from 1 to {MAX_K}, got {k}")
+        check_choice("per", per, PER)
+        check_choice("sign", sign, tuple(SIGNS))
+        check_count("max_positions", max_positions)
+        self._competing = Competing(n_keys, exclude, skip_first)
         self.k, self.n_keys, self.max_positions = k, n_keys, max_positions
-        self.per, self.sign = per, sign
-        self.signs = SIGNS[sign]
-        self._states = {
-            s: ops.TopKState(n_keys, k, device=device, floor=floor, per_unit=per == "unit")
-            for s in self.signs
-        }
-        self._exclude = torch.tensor(list(exclude), dtype=torch.int64)
+        self.per, self.sign, self.floor, self.signs = per, sign, floor, SIGNS[sign]
+        self._heaps = {s: self._new_heap(device) for s in self.signs}
         self._seen = 0
 
     def update(
@@ -90,47 +104,34 @@ class StreamingTopK:
         token_ids: Tensor | None = None,
         *,
         first_position: int = 0,
+        positions: Tensor | None = None,
     ) -> None:
         """Fold a batch in.
 
         Args:
             acts: [B, T, n_keys], float32, float16 or bfloat16; NaN never competes.
-            unit_ids: int64 [B]; a unit must not span two calls when `per="unit"`.
-            mask: [B, T], bool or 0 and 1; False never competes. None: all compete.
-            token_ids: int64 [B, T]; needed to leave out the tokens of `exclude`.
+            unit_ids: integers [B]; with `per="unit"` a unit is one row of one call.
+            mask: [B, T], bool or 0 and 1; False never competes. None: all compete. With
+                `per="prefix"` the attention mask: what it hides is no part of a prefix.
+            token_ids: integers [B, T]; needed for `exclude` and for `per="prefix"`.
             first_position: the position within its unit of the first column of `acts`.
+            positions: integers [B, T], ascending along a row: the position of every place in its
+                unit, if it is not `first_position` + column. After left padding the column is not
+                what you want: pass `mask.cumsum(1) - 1`, the position among the real tokens.
 
         Raises:
-            ValueError: if a shape does not fit, or a packed id would reach 2**32.
+            PyengineError: if a shape, dtype or id does not fit, or a unit is repeated.
         """
-        if acts.dim() != 3 or acts.shape[2] != self.n_keys:
-            raise ValueError(f"acts must be [B, T, {self.n_keys}], got {tuple(acts.shape)}")
-        if unit_ids.shape != acts.shape[:1]:
-            raise ValueError(f"unit_ids must be [{acts.shape[0]}], got {tuple(unit_ids.shape)}")
-        for name, tensor in (("mask", mask), ("token_ids", token_ids)):
-            if tensor is not None and tensor.shape != acts.shape[:2]:
-                shape = tuple(tensor.shape)
-                raise ValueError(f"{name} must be {tuple(acts.shape[:2])}, got {shape}")
-        if len(self._exclude) and token_ids is None:
-            raise ValueError("exclude needs token_ids, to know which positions to leave out")
-        last = first_position + acts.shape[1]
-        if last > self.max_positions:
-            raise ValueError(f"position {last - 1} is beyond max_positions={self.max_positions}")
-        positions = torch.arange(first_position, last, device=acts.device)
-        ids = unit_ids.to(acts.device, torch.int64)[:, None] * self.max_positions + positions
-        if ids.numel() and (int(ids.max()) >= MAX_IDS or int(ids.min()) < 0):
-            raise ValueError("unit * max_positions + position must be from 0 to 2**32 - 2")
-        if mask is not None:
-            ids = torch.where(mask.to(ids.device, torch.bool), ids, -1)
-        if token_ids is not None:
-            ids = torch.where(torch.isin(token_ids, self._exclude.to(token_ids.device)), -1, ids)
+        places = self._competing.of(acts, mask, token_ids, first_position, positions)
+        ids = packed_ids(unit_ids, places, self.max_positions, one_row_each=self.per == "unit")
+        prefixes = prefix_hashes(token_ids, places) if self.per == "prefix" else ids
         rows = ops.Rows(ids)
         captured = ops.ffn_capture(acts, rows, act="identity", signs=self.signs)
-        self.fold(captured, rows, seen=self._seen)
-        self._seen += ids.shape[0] if self.per == "unit" else ids.numel()
+        self._fold(captured, rows, prefixes, seen=self._seen)
+        self._seen += len(rows.ids) if self.per == "unit" else rows.ids.numel()
         self.flush()
         if self.take_overflow():
-            self.fold(captured, rows, careful=True)
+            self._fold(captured, rows, prefixes, careful=True)
             self.flush()
 
     def fold(
@@ -144,91 +145,75 @@ class StreamingTopK:
     ) -> None:
         """Fold captured activations into the keys from `first_key` on, without waiting.
 
-        `rows.ids` are the packed ids; `seen` tells how many rows these keys have seen before.
-        After `take_overflow` has returned True the same batch must be folded with `careful=True`.
+        `rows.ids` are the packed ids (with `per="prefix"` each prefix has one); `seen` tells how
+        many rows these keys have seen before. After `take_overflow` has returned True the same
+        batch must be folded with `careful=True`.
         """
-        for sign, block_max in zip(self.signs, captured.block_max, strict=True):
-            ops.topk_fold(
-                self._states[sign],
-                captured.values,
-                block_max,
-                rows,
-                first_key=first_key,
-                sign=sign,
-                seen=seen,
-                careful=careful,
-            )
+        self._fold(captured, rows, rows.ids, first_key=first_key, seen=seen, careful=careful)
+
+    def _fold(self, captured: ops.Captured, rows: ops.Rows, prefixes: Tensor, **how: Any) -> None:
+        heaps = self._heaps.items()
+        for (sign, heap), block_max in zip(heaps, captured.block_max, strict=True):
+            heap.fold(captured, block_max, rows, prefixes, sign=sign, **how)
 
     def flush(self) -> None:
         """Merge what is pending, without waiting for the device."""
-        for state in self._states.values():
-            ops.topk_flush(state)
+        for heap in self._heaps.values():
+            heap.flush()
 
     def take_overflow(self) -> bool:
         """Return whether candidates were lost since the last call; waits for the device."""
-        overflowed = False
-        for state in self._states.values():
-            overflowed |= bool(state.overflow.item())
-            state.overflow.zero_()
-        return overflowed
+        return any([heap.take_overflow() for heap in self._heaps.values()])  # ask them all
 
     def merge(self, other: "StreamingTopK") -> None:
-        """Fold another reducer's entries in; commutative and associative.
+        """Fold another reducer's entries in, from any device; commutative and associative.
 
         Raises:
-            ValueError: if the two differ in k, keys, positions, `per` or `sign`.
+            PyengineError: if the two differ in a setting.
         """
-        mine, theirs = self._settings(), other._settings()
-        if mine != theirs:
-            raise ValueError(f"cannot merge reducers with different settings: {mine} and {theirs}")
-        for sign, state in self._states.items():
-            entries = torch.cat([state.top, other._states[sign].top.to(state.top.device)], dim=1)
-            entries = entries.sort(dim=1, descending=True).values
-            state.load(self._best(entries))
+        settings.check_same(self._settings(), other._settings(), "merge reducers with")
+        for sign, heap in self._heaps.items():
+            heap.merge(other._heaps[sign])
         self._seen += other._seen
 
-    def _best(self, entries: Tensor) -> Tensor:
-        """Keep the k best of sorted [n_keys, n] entries, one per id (per unit where so asked)."""
-        owner = ops.unpack(entries)[1]
-        if self.per == "unit":
-            owner = torch.where(owner >= 0, owner // self.max_positions, owner)
-        earlier = (owner[:, :, None] == owner[:, None, :]).tril(-1).any(dim=2)
-        kept = torch.where(earlier, ops.EMPTY, entries)
-        return kept.sort(dim=1, descending=True).values[:, : self.k].contiguous()
-
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the packed entries, int64 [n_keys, k], per sign, on the CPU."""
-        names = {1: "max", -1: "min"}
-        return {names[sign]: state.top.cpu().clone() for sign, state in self._states.items()}
+        """Return the state and the settings, on the CPU: any tensor file can hold them.
 
-    def load_state_dict(self, entries: Mapping[str, Tensor]) -> None:
-        """Restore what `state_dict` returned.
+        `max` and `min`: packed entries, int64 [n_keys, k], and with `per="prefix"` the hashes of
+        their prefixes, `max_prefixes` and `min_prefixes`; `seen`, int64: rows so far (they decide
+        how often CUDA merges, never the result); `settings`, uint8: JSON.
+        """
+        state = {name: tensor.cpu() for name, tensor in self.snapshot().items()}
+        state["seen"] = torch.tensor(self._seen)
+        state["settings"] = settings.to_tensor(self._settings())
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned; the stream continues as if it had not stopped.
+
+        `seen` and `settings` may be missing, if the state was put together from entries.
 
         Raises:
-            ValueError: if a tensor is missing or has another shape or dtype.
+            PyengineError: if a tensor is missing or does not fit, or if the settings differ.
         """
-        for name, sign in (("max", 1), ("min", -1)):
-            if sign not in self._states:
-                continue
-            top = entries.get(name)
-            if top is None or top.shape != (self.n_keys, self.k) or top.dtype != torch.int64:
-                raise ValueError(f"state {name!r} must be int64 [{self.n_keys}, {self.k}]")
-            self._states[sign].load(top)
+        settings.check_state(self._settings(), self._tensors(), state)
+        self.restore(state)
+        self._seen = int(state.get("seen", 0))
 
-    def snapshot(self) -> dict[int, Tensor]:
+    def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the heaps on their device, for `restore`."""
-        return {sign: state.top.clone() for sign, state in self._states.items()}
+        return {name: tensor.clone() for name, tensor in self._tensors().items()}
 
-    def restore(self, snapshot: dict[int, Tensor]) -> None:
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
         """Go back to a snapshot, dropping whatever is pending."""
-        for sign, top in snapshot.items():
-            self._states[sign].load(top)
+        for sign, heap in self._heaps.items():
+            heap.load({part: snapshot[NAMES[sign] + part] for part in heap.tensors()})
 
     def compute(self, sign: str | None = None) -> TopK:
         """Return the entries of one direction (needed only after sign="both"), on the CPU.
 
         Raises:
-            ValueError: if this direction was not kept.
+            PyengineError: if this direction was not kept.
         """
         scores, ids = self.entries(sign or ("min" if self.sign == "min" else "max"))
         units = torch.where(ids >= 0, ids // self.max_positions, -1)
@@ -239,13 +224,27 @@ class StreamingTopK:
         """Return (scores float32, packed ids int64), each [n_keys, k], on the CPU.
 
         Raises:
-            ValueError: if this direction was not kept.
+            PyengineError: if this direction was not kept.
         """
+        if sign not in NAMES.values() or SIGNS[sign][0] not in self._heaps:
+            raise PyengineError(f"this reducer keeps sign={self.sign!r}, not {sign!r}")
         direction = SIGNS[sign][0]
-        if sign == "both" or direction not in self._states:
-            raise ValueError(f"this reducer keeps sign={self.sign!r}, not {sign!r}")
-        scores, ids = ops.unpack(self._states[direction].top.cpu())
+        scores, ids = ops.unpack(self._heaps[direction].tensors()[""].cpu())
         return scores * direction + 0.0, ids  # -0.0 counts as +0.0
 
-    def _settings(self) -> tuple[int, int, int, str, str]:
-        return self.k, self.n_keys, self.max_positions, self.per, self.sign
+    def _new_heap(self, device: torch.device | str) -> Heap:
+        if self.per == "prefix":
+            return PrefixHeap(self.n_keys, self.k, device=device, floor=self.floor)
+        size = self.max_positions if self.per == "unit" else None
+        return RowHeap(self.n_keys, self.k, device=device, floor=self.floor, unit_size=size)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            NAMES[sign] + part: tensor
+            for sign, heap in self._heaps.items()
+            for part, tensor in heap.tensors().items()
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("k", "n_keys", "max_positions", "per", "sign", "floor")
+        return {name: getattr(self, name) for name in names} | self._competing.settings()

@@ -1,0 +1,91 @@
+"""A family's report: what every case costs, and the targets, met or missed."""
+
+import statistics
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from benchmarks._peers_common import NAMES, Scale, Setting
+from benchmarks._peers_huggingface import fraction_run
+from benchmarks._peers_rounds import (
+    BODY,
+    FUSED,
+    MODEL,
+    NNSIGHT,
+    ONE_LAYER,
+    TRANSFORMER_LENS,
+    figures,
+    interleaved,
+    ratios,
+    with_peers,
+    wrong,
+)
+from benchmarks._values_common import Cost, Found, Line, duration, verdict
+
+
+class Target(NamedTuple):
+    """A limit to the CPU time of a case.
+
+    Attributes:
+        case, peer: whose times are compared.
+        limit: the most that the case may take of the peer's time; None: the fraction of the model
+            that was run. With `faster`: how many times as fast it must be.
+        faster: see `limit`.
+        families: where it holds.
+    """
+
+    case: str
+    peer: str
+    limit: float | None
+    faster: bool = False
+    families: tuple[str, ...] = tuple(NAMES)
+
+
+TARGETS = (
+    Target(MODEL, BODY, 1.05),
+    Target(FUSED, BODY, 0.92, families=("gpt2",)),
+    Target(MODEL, TRANSFORMER_LENS, 1.7, faster=True),
+    Target(MODEL, NNSIGHT, 1.2, faster=True),
+    Target(ONE_LAYER, BODY, None),
+)
+
+
+def measure(family: str, scale: Scale, chosen: Iterable[str]) -> Found:
+    """Run cases on a family's model, and what they are compared with."""
+    setting = Setting.of(family, scale)
+    costs, answers = interleaved(setting, with_peers(chosen))
+    cases = figures(costs, answers)
+    fraction = fraction_run(setting)
+    name = f"tiny {family}" if scale.tiny else NAMES[family]
+    size = f"{scale.sequences} x {scale.length} tokens, batches of {scale.batch}, k = {scale.k}"
+    lines = [Line(f"{name}, {size}"), *(_line(*each) for each in cases.items())]
+    targets = {}
+    for target in TARGETS:
+        if family in target.families and {target.case, target.peer} <= costs.keys():
+            line, targets[f"{target.case} / {target.peer}"] = judge(target, costs, fraction)
+            lines.append(line)
+    return lines, {"cases": cases, "targets": targets, "fraction_run": fraction}
+
+
+def _line(name: str, case: dict[str, Any]) -> Line:
+    took = f"CPU {duration(case['cpu_s'])}, clock {duration(case['wall_s'])}"
+    beside = f"values differ by {case['difference']:.1e}" if "difference" in case else ""
+    if "same_ids" in case:
+        beside += f", {case['same_ids']:.4%} of the ids equal"
+    least, most = case["of_body_spread"]
+    ratio = f"{case['of_body']:.3f} x ({least:.3f} to {most:.3f})"
+    return Line(f"  {name}", took, beside, ratio, "", "WRONG" if wrong(case) else "")
+
+
+def judge(
+    target: Target, costs: dict[str, list[Cost]], fraction: float
+) -> tuple[Line, dict[str, Any]]:
+    """Hold the median over the rounds against the limit."""
+    pair = [costs[target.case], costs[target.peer]]
+    ratio = statistics.median(ratios(*(reversed(pair) if target.faster else pair)))
+    limit = fraction if target.limit is None else target.limit
+    met = ratio >= limit if target.faster else ratio <= limit
+    what, sign = ("times as fast as", "≥") if target.faster else ("of the CPU time of", "≤")
+    name = f"  {target.case}: {what} {target.peer}"
+    beside = "limit: the fraction of FLOP that was run" if target.limit is None else ""
+    line = Line(name, "", beside, f"{ratio:.3f} x", f"{sign} {limit:.3g} x", verdict(met))
+    return line, {"ratio": ratio, "limit": limit, "met": met}
