@@ -16,6 +16,7 @@ PACKAGES = [
     "pyengine.cli",
     "pyengine.compat",
     "pyengine.export",
+    "pyengine.extraction",
     "pyengine.gradients",
     "pyengine.kernels",
     "pyengine.plots",

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pyengine.corpus import Corpus as Corpus
     from pyengine.counterfact import read_counterfact as read_counterfact
     from pyengine.errors import PyengineError as PyengineError
-    from pyengine.extraction import extract as extract
-    from pyengine.extraction_result import Extraction as Extraction
+    from pyengine.extraction.extract import extract as extract
+    from pyengine.extraction.result import Extraction as Extraction
     from pyengine.facts import Fact as Fact
     from pyengine.facts import read_facts as read_facts
     from pyengine.ff_layers_files import read_ff_layers as read_ff_layers
@@ -51,7 +51,7 @@ _HOMES = {
     "CachedActivations": "pyengine.analyses.cached_activations_result",
     "Corpus": "pyengine.corpus",
     "Example": "pyengine.analyses.triggers",
-    "Extraction": "pyengine.extraction_result",
+    "Extraction": "pyengine.extraction.result",
     "Fact": "pyengine.facts",
     "FactNeurons": "pyengine.analyses.fact_neuron_result",
     "KnowledgeNeurons": "pyengine.analyses.knowledge_neurons",
@@ -64,7 +64,7 @@ _HOMES = {
     "Targets": "pyengine.analyses.targets",
     "TriggerExamples": "pyengine.analyses.triggers",
     "cache_activations": "pyengine.analyses.cached_activations",
-    "extract": "pyengine.extraction",
+    "extract": "pyengine.extraction.extract",
     "fact_neurons": "pyengine.analyses.fact_neurons",
     "ffn_predictions": "pyengine.analyses.predictions",
     "generate": "pyengine.hooked",

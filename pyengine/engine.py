@@ -16,7 +16,7 @@ from pyengine import ops
 from pyengine.batches import Batch
 from pyengine.capture import Capture, Maxima
 from pyengine.competition import Reading
-from pyengine.extraction_feeds import Feed
+from pyengine.extraction.feeds import Feed
 from pyengine.model_batches import model_batches
 from pyengine.models import Model
 from pyengine.out_of_memory import batch_pieces, next_split

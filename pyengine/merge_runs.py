@@ -64,7 +64,7 @@ def _merge_triggers(
     paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool, n_threads: int
 ) -> None:
     from pyengine.analyses.trigger_result import TriggerExamples
-    from pyengine.extraction_states import merge_heap_arrays
+    from pyengine.extraction.states import merge_heap_arrays
 
     merge = partial(merge_heap_arrays, n_threads=n_threads)
     merged, provenance = _merged_shards(paths, manifest, mixed, [merge])
@@ -80,8 +80,8 @@ def _merge_extraction(
     n_threads: int,
     reducers: Sequence[Any],
 ) -> Any:
-    from pyengine.extraction_result import Extraction
-    from pyengine.extraction_specs import specs_of
+    from pyengine.extraction.result import Extraction
+    from pyengine.extraction.specs import specs_of
 
     specs = specs_of(manifest, reducers)
     merges = [spec.merge(n_threads) for spec in specs]

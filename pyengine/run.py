@@ -22,7 +22,7 @@ from pyengine.shards import FOLDER, shard_path
 
 # What a complete run of each analysis opens as: a class with `open(folder, manifest)`.
 _RESULTS = {
-    "extract": ("pyengine.extraction_result", "Extraction"),
+    "extract": ("pyengine.extraction.result", "Extraction"),
     "triggers": ("pyengine.analyses.trigger_result", "TriggerExamples"),
     "agreement": ("pyengine.analyses.agreement_result", "Agreement"),
     "predictions": ("pyengine.analyses.prediction_result", "Predictions"),

@@ -33,7 +33,7 @@ class Shard:
     """What one worker has found so far.
 
     Attributes:
-        states: of each reducer, its arrays as `pyengine.extraction_states` names them.
+        states: of each reducer, its arrays as `pyengine.extraction.states` names them.
         table: the units that the heaps refer to; None until the shard is complete.
         record: shard, n_shards, units [first, last), cursor, counters, `complete`.
     """

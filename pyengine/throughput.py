@@ -23,7 +23,7 @@ from pyengine.analyses.trigger_search import Settings, trigger_search
 from pyengine.batches import Batch, form_batches
 from pyengine.engine import BLOCK_TOKENS
 from pyengine.errors import PyengineError
-from pyengine.extraction_run import Extractor
+from pyengine.extraction.run import Extractor
 from pyengine.models import Model
 from pyengine.precision import precision
 from pyengine.store import TokenStore

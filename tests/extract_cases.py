@@ -11,8 +11,8 @@ from torch import Tensor
 
 import pyengine
 from pyengine.corpus import Corpus
-from pyengine.extraction import extract
-from pyengine.extraction_result import Extraction
+from pyengine.extraction.extract import extract
+from pyengine.extraction.result import Extraction
 
 # Site -> (module of the whole model, its first `in`put or its `out`put, i-th of n equal parts).
 Place = tuple[str, str, int, int]

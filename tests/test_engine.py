@@ -12,7 +12,7 @@ from pyengine import Corpus, PyengineError
 from pyengine.analyses.compare import compare
 from pyengine.batches import Batch
 from pyengine.capture import Capture
-from pyengine.extraction_feeds import Feed
+from pyengine.extraction.feeds import Feed
 
 SETTINGS: dict[str, Any] = {"k": 5, "batch_tokens": 80, "block_tokens": 200}
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 import pyengine
 from pyengine.corpus import Corpus
-from pyengine.extraction import extract
-from pyengine.extraction_reducers import Reducer
+from pyengine.extraction.extract import extract
+from pyengine.extraction.reducers import Reducer
 from pyengine.reducers.moments import Moments
 from pyengine.reducers.topk import StreamingTopK, TopK
 

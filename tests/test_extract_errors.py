@@ -13,7 +13,7 @@ from torch import nn
 import pyengine
 from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
-from pyengine.extraction import extract
+from pyengine.extraction.extract import extract
 from pyengine.reducers.moments import Moments
 from pyengine.reducers.topk import StreamingTopK
 

@@ -12,9 +12,9 @@ from pyengine.batches import Batch, plan_blocks
 from pyengine.capture import Capture
 from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
-from pyengine.extraction_result import RESULT, Extraction
+from pyengine.extraction.partials import PARTIALS, partial_of, shard_of_partials
+from pyengine.extraction.result import RESULT, Extraction
 from pyengine.merge_runs import merge_runs
-from pyengine.partials import PARTIALS, partial_of, shard_of_partials
 from pyengine.reducers.moments import Moments
 from pyengine.reducers.topk import StreamingTopK
 from pyengine.run import open_run

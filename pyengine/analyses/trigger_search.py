@@ -8,8 +8,8 @@ import torch
 from pyengine.capture import coefficient_sites
 from pyengine.competition import EVERY_TOKEN, Competition
 from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS
-from pyengine.extraction_feeds import TopKFeed
-from pyengine.extraction_run import Extractor, make_plan
+from pyengine.extraction.feeds import TopKFeed
+from pyengine.extraction.run import Extractor, make_plan
 from pyengine.models import Model
 from pyengine.reducers.topk import StreamingTopK
 from pyengine.store import TokenStore

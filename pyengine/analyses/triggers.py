@@ -18,7 +18,7 @@ from pyengine.checks import check_choice
 from pyengine.corpus import Corpus
 from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan, Progress
 from pyengine.errors import PyengineError
-from pyengine.extraction_run import carry_out
+from pyengine.extraction.run import carry_out
 from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
 from pyengine.reducers.topk import MAX_K, SIGNS

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pyengine.cli.display import out
-from pyengine.extraction_result import Extraction
+from pyengine.extraction.result import Extraction
 
 
 def show_extraction(found: Extraction, as_json: bool) -> None:

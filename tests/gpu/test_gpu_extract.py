@@ -10,8 +10,8 @@ from tiny_models import tiny_model
 
 import pyengine
 from pyengine.corpus import Corpus
-from pyengine.extraction import extract
-from pyengine.extraction_result import Extraction
+from pyengine.extraction.extract import extract
+from pyengine.extraction.result import Extraction
 from pyengine.merge_runs import merge_runs
 from pyengine.reducers.moments import Moments
 from pyengine.reducers.topk import StreamingTopK

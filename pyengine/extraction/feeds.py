@@ -1,7 +1,7 @@
 """The reducers of a pass, each with the sites that it reads.
 
-Exact reducers keep one state, sums one per range of the corpus (`pyengine.partials`), a top-k its
-heaps; `pyengine.extraction_states` says how files hold them.
+Exact reducers keep one state, sums one per range of the corpus (`pyengine.extraction.partials`), a
+top-k its heaps; `pyengine.extraction.states` says how files hold them.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from pyengine import ops
 from pyengine.capture import Maxima
 from pyengine.competition import EVERY_TOKEN, Competition, Reading
 from pyengine.errors import PyengineError
-from pyengine.extraction_reducers import EngineReducer, copied
-from pyengine.extraction_states import directions, partials_of, to_arrays, to_tensors
-from pyengine.partials import partial_of
+from pyengine.extraction.partials import partial_of
+from pyengine.extraction.reducers import EngineReducer, copied
+from pyengine.extraction.states import directions, partials_of, to_arrays, to_tensors
 from pyengine.reducers.topk import SIGNS, StreamingTopK
 from pyengine.shards import Arrays
 from pyengine.sites import Site

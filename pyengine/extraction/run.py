@@ -11,9 +11,9 @@ import torch
 from pyengine.batches import plan_blocks, shard_blocks
 from pyengine.engine import Cursor, Pass, Plan, Progress
 from pyengine.errors import PyengineError
-from pyengine.extraction_feeds import Feed
+from pyengine.extraction.feeds import Feed
+from pyengine.extraction.partials import shard_of_partials
 from pyengine.models import Model
-from pyengine.partials import shard_of_partials
 from pyengine.reducers.topk import MAX_IDS
 from pyengine.run import RunFolder
 from pyengine.shards import Shard, load_shard, save_shard
@@ -42,7 +42,7 @@ def make_plan(
         shard: (i, n), from 0.
         batch_tokens, bos: as `pyengine.engine.Plan` has them.
         block_tokens: content tokens per block.
-        whole_partials: shards own whole ranges of `pyengine.partials`.
+        whole_partials: shards own whole ranges of `pyengine.extraction.partials`.
 
     Raises:
         PyengineError: if there is no such shard, or it has too many tokens.

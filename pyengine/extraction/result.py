@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyengine.extraction_specs import Spec, specs_of
+from pyengine.extraction.specs import Spec, specs_of
 from pyengine.run import RunFolder
 from pyengine.shards import TABLE, Arrays, Shard, load_tensors, save_tensors
 from pyengine.token_text import TokenText

@@ -15,12 +15,12 @@ from pyengine.competition import EVERY_TOKEN, Competition
 from pyengine.corpus import Corpus
 from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan, Progress
 from pyengine.errors import PyengineError
-from pyengine.extraction_feeds import Feed, SummedFeed, TopKFeed
-from pyengine.extraction_reducers import Updates
-from pyengine.extraction_result import Extraction
-from pyengine.extraction_run import Extractor, carry_out, make_plan
-from pyengine.extraction_sites import site_width, sites_of_key
-from pyengine.extraction_specs import OURS, Spec
+from pyengine.extraction.feeds import Feed, SummedFeed, TopKFeed
+from pyengine.extraction.reducers import Updates
+from pyengine.extraction.result import Extraction
+from pyengine.extraction.run import Extractor, carry_out, make_plan
+from pyengine.extraction.sites import site_width, sites_of_key
+from pyengine.extraction.specs import OURS, Spec
 from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
 from pyengine.reducers.topk import StreamingTopK
@@ -68,7 +68,7 @@ def extract(
             spelling (see `pyengine.site_names.resolve`); a tuple of names, or a pattern that stands
             for several, makes one reducer of all their keys, site after site. Of heads [n_heads,
             d_head] the keys are the heads' side by side. Reducers are `StreamingTopK`, `Moments`,
-            or your own (see `pyengine.extraction_reducers.Reducer`). They say what to do, and are
+            or your own (see `pyengine.extraction.reducers.Reducer`). They say what to do, and are
             not changed; those of yours must be fresh.
         activation: `fused`, our kernel computes the coefficients, or `model`, the model's own
             modules, bit for bit.

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pyengine.errors import PyengineError
-from pyengine.extraction_states import (
+from pyengine.extraction.states import (
     directions,
     merge_exact,
     merge_heap_arrays,

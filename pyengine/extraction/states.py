@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyengine.errors import PyengineError
-from pyengine.extraction_reducers import copied
+from pyengine.extraction.reducers import copied
 from pyengine.merge import merge_heaps
 from pyengine.shards import Arrays
 

@@ -1,0 +1,1 @@
+"""Any set of reducers over a corpus in one resumable, shardable pass."""
