@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -205,8 +205,11 @@ def _checked_tokenizer(tokenizer: Any, name: str) -> PreTrainedTokenizerBase:
 
 
 def _wrap_objects(hf: Any, tokenizer: Any, device: str, dtype: str | None) -> Model:
-    if not isinstance(hf, nn.Module) or not hasattr(hf, "config"):
-        raise PyengineError(f"expected a Hugging Face model, got {type(hf).__name__}")
+    if not isinstance(hf, PreTrainedModel):
+        raise PyengineError(
+            f"expected a Hugging Face model, got {type(hf).__name__}; give the model it wraps"
+        )
+    _check_modules(hf)
     family = family_of(hf.config)
     parameters = list(hf.parameters())
     devices = {parameter.device for parameter in parameters}
@@ -220,8 +223,7 @@ def _wrap_objects(hf: Any, tokenizer: Any, device: str, dtype: str | None) -> Mo
             f"the model is on {here}, not on {device}; move it or say device='auto'"
         )
     # T5 in float16 keeps some weights in float32: the dtype is that of most parameters.
-    own = str(hf.dtype if isinstance(hf, PreTrainedModel) else parameters[0].dtype)
-    own = own.removeprefix("torch.")
+    own = str(hf.dtype).removeprefix("torch.")
     if own not in DTYPES:
         raise PyengineError(f"the model's dtype {own} is not one of {', '.join(DTYPES)}")
     if dtype is not None and str(DTYPES[dtype]).removeprefix("torch.") != own:
@@ -229,7 +231,20 @@ def _wrap_objects(hf: Any, tokenizer: Any, device: str, dtype: str | None) -> Mo
     if tokenizer is not None:
         tokenizer = _checked_tokenizer(tokenizer, type(hf).__name__)
     name = getattr(hf.config, "_name_or_path", "") or type(hf).__name__
-    return Model(hf, tokenizer, family, name, None, dtype or own)  # type: ignore[arg-type]
+    return Model(hf, tokenizer, family, name, None, dtype or own)
+
+
+def _check_modules(hf: PreTrainedModel) -> None:
+    """Refuse what another tool has taken apart: its modules compute what they think best."""
+    for name, module in hf.named_modules():
+        kind = type(module)
+        if kind.__module__.startswith("transformer_lens."):
+            raise PyengineError(
+                f"{name} is TransformerLens's {kind.__name__}: booting its bridge changed the "
+                "model in place; load the model afresh"
+            )
+        if not isinstance(getattr(module, "weight", None), Tensor | None):
+            raise PyengineError(f"{name} is a quantised {kind.__name__}; this is not supported")
 
 
 def _check_weights(model: Model) -> None:

@@ -296,3 +296,27 @@ def test_generate_calls_hooks_in_every_step(family: str) -> None:
 def test_bert_does_not_generate() -> None:
     with pytest.raises(PyengineError, match="is a bert: it does not generate"):
         pyengine.generate(eager("bert"), [[5, 6]])
+
+
+def test_what_other_tools_have_changed_is_refused() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    hf = tiny_model("gpt2")
+    parts = ("transformer.wte", "transformer.wpe", "transformer.h", "transformer.ln_f", "lm_head")
+    accelerate.dispatch_model(hf, dict.fromkeys(parts, "cpu"), force_hooks=True)
+    with pytest.raises(PyengineError, match=r"forward pass of \w+ has been replaced .*device map"):
+        pyengine.run_with_cache(hf, inputs("gpt2"))
+    with pytest.raises(PyengineError, match="expected a Hugging Face model, got DataParallel"):
+        pyengine.run_with_cache(nn.DataParallel(tiny_model("gpt2")), inputs("gpt2"))
+    offloaded = accelerate.cpu_offload(tiny_model("gpt2"), execution_device="cpu")
+    with pytest.raises(PyengineError, match="the model is on device meta"):
+        pyengine.run_with_cache(offloaded, inputs("gpt2"))
+
+
+def test_half_precision_works() -> None:
+    hf, kwargs = tiny_model("gpt2").half(), inputs("gpt2")
+    with torch.no_grad():
+        plain = hf(**kwargs).logits
+    logits, cache = pyengine.run_with_cache(hf, kwargs)
+    assert torch.equal(logits, plain)
+    assert cache["blocks.1.mlp.hook_post"].dtype == torch.float16
+    assert cache["blocks.1.ln1.hook_scale"].dtype == torch.float32
