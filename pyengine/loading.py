@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from pyengine import embedded
 from pyengine.errors import PyengineError
 from pyengine.families import FAMILIES, Family, body_of, family_of
+from pyengine.model_checks import check_modules, check_weights
 from pyengine.models import Model
 
 # tf32 keeps float32 tensors and only allows the GPU to round the inputs of its products;
@@ -70,7 +70,7 @@ def load(
         hf, tokenizer = source if isinstance(source, tuple) else (source, None)
         hf = getattr(hf, "_orig_mod", hf)  # what torch.compile wrapped; it is run uncompiled
         model = _wrap_objects(hf, tokenizer, device, dtype)
-    _check_weights(model)
+    check_weights(model)
     return model
 
 
@@ -209,7 +209,7 @@ def _wrap_objects(hf: Any, tokenizer: Any, device: str, dtype: str | None) -> Mo
         raise PyengineError(
             f"expected a Hugging Face model, got {type(hf).__name__}; give the model it wraps"
         )
-    _check_modules(hf)
+    check_modules(hf)
     family = family_of(hf.config)
     parameters = list(hf.parameters())
     devices = {parameter.device for parameter in parameters}
@@ -232,25 +232,3 @@ def _wrap_objects(hf: Any, tokenizer: Any, device: str, dtype: str | None) -> Mo
         tokenizer = _checked_tokenizer(tokenizer, type(hf).__name__)
     name = getattr(hf.config, "_name_or_path", "") or type(hf).__name__
     return Model(hf, tokenizer, family, name, None, dtype or own)
-
-
-def _check_modules(hf: PreTrainedModel) -> None:
-    """Refuse what another tool has taken apart: its modules compute what they think best."""
-    for name, module in hf.named_modules():
-        kind = type(module)
-        if kind.__module__.startswith("transformer_lens."):
-            raise PyengineError(
-                f"{name} is TransformerLens's {kind.__name__}: booting its bridge changed the "
-                "model in place; load the model afresh"
-            )
-        if not isinstance(getattr(module, "weight", None), Tensor | None):
-            raise PyengineError(f"{name} is a quantised {kind.__name__}; this is not supported")
-
-
-def _check_weights(model: Model) -> None:
-    for name, parameter in model.hf.named_parameters():
-        if parameter.device.type != "meta" and bool(torch.isnan(parameter).any()):
-            raise PyengineError(f"parameter {name} of {model.name} holds NaN")
-    values: list[Any] = [layer.module(model.body, layer.stack.value) for layer in model.layers]
-    if len({value.weight.numel() for value in values}) != 1:
-        raise PyengineError(f"the layers of {model.name} differ in d_ff; this is not supported")

@@ -1,47 +1,16 @@
-"""run_with_cache, run_with_hooks and generate: what is asked for, and nothing left behind."""
+"""run_with_cache, run_with_hooks and generate: what is asked for, and no more."""
 
 from typing import Any
 
 import pytest
 import torch
+from hooked_cases import SMALL, eager, families, inputs, prefix
 from tiny_models import tiny_model, word_tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyengine
 from pyengine.errors import PyengineError
 from pyengine.sites import Site
-
-FAMILIES = ("gpt2", "gpt_neo", "bert", "t5", "t5_gated")
-families = pytest.mark.parametrize("family", FAMILIES)
-
-
-SMALL: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_layer": 2},
-    "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
-    "bert": {"num_hidden_layers": 2},
-    "t5": {"num_layers": 1, "num_decoder_layers": 2},
-    "t5_gated": {"num_layers": 1, "num_decoder_layers": 2},
-}
-
-
-def inputs(family: str) -> dict[str, Tensor]:
-    torch.manual_seed(1)
-    ids, mask = torch.randint(4, 90, (2, 7)), torch.ones(2, 7, dtype=torch.int64)
-    mask[1, 5:] = 0
-    kwargs = {"input_ids": ids, "attention_mask": mask}
-    if family.startswith("t5"):
-        kwargs["decoder_input_ids"] = torch.randint(4, 90, (2, 5))
-    return kwargs
-
-
-def eager(family: str, **overrides: Any) -> pyengine.Model:
-    hf = tiny_model(family, **overrides)
-    hf.set_attn_implementation("eager")
-    return pyengine.load(hf)
-
-
-def prefix(family: str) -> str:
-    return "decoder_blocks" if family.startswith("t5") else "blocks"
 
 
 @families
@@ -135,28 +104,6 @@ def test_gradients_flow_to_what_a_hook_puts_in() -> None:
 
 
 @families
-def test_the_model_stays_as_it_was(family: str) -> None:
-    model, kwargs = eager(family), inputs(family)
-    model.hf.train()
-    before = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in named(model)}
-
-    def fails(_act: Tensor, _site: Site) -> None:
-        raise RuntimeError("mine")
-
-    pyengine.run_with_cache(model, kwargs)
-    with pytest.raises(RuntimeError, match="mine"):
-        pyengine.run_with_hooks(model, kwargs, [(f"{prefix(family)}.1.mlp.hook_post", fails)])
-    after = {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in named(model)}
-    assert before == after
-    assert model.hf.training and all(p.requires_grad for p in model.hf.parameters())
-    assert model.hf.config._attn_implementation == "eager"
-
-
-def named(model: pyengine.Model) -> list[tuple[str, nn.Module]]:
-    return list(model.hf.named_modules())
-
-
-@families
 def test_only_what_is_needed_is_run(family: str) -> None:
     """The caller's own hooks are carried along, so they count what runs."""
     model, kwargs = eager(family), inputs(family)
@@ -220,53 +167,11 @@ def test_loss_and_both_are_hugging_faces() -> None:
         pyengine.run_with_cache(model, ids, [], return_type="all")
 
 
-def test_a_model_without_head_has_no_logits() -> None:
-    body = eager("bert").hf.base_model
-    with pytest.raises(PyengineError, match="no output head, hence no logits; return_type=None"):
-        pyengine.run_with_cache(body, torch.randint(4, 90, (1, 5)))
-    _, cache = pyengine.run_with_cache(body, torch.randint(4, 90, (1, 5)), return_type=None)
-    assert "blocks.2.hook_normalized_resid_post" in cache
-
-
 def test_texts_of_a_translation_pair() -> None:
     model = pyengine.load((tiny_model("t5"), word_tokenizer()))
     logits, cache = pyengine.run_with_cache(model, ["w1 w2 w3", "w4"], target=["w5 w6", "w7 w8 w9"])
     assert cache["encoder_blocks.0.hook_resid_pre"].shape[:2] == (2, 3)
     assert logits.shape[:2] == cache["decoder_blocks.0.hook_resid_pre"].shape[:2] == (2, 3)
-
-
-def test_the_callers_hooks_take_part() -> None:
-    model, kwargs = eager("gpt2"), inputs("gpt2")
-    model.body.h[0].mlp.act.register_forward_hook(lambda _m, _i, out: out * 0)  # type: ignore[index,union-attr]
-    with torch.no_grad():
-        plain = model.hf(**kwargs).logits
-    logits, cache = pyengine.run_with_cache(model, kwargs, "blocks.0.mlp.hook_post")
-    assert torch.equal(logits, plain)
-    assert cache["blocks.0.mlp.hook_post"].abs().max() == 0
-
-
-def test_compiled_models_are_run_uncompiled() -> None:
-    hf, kwargs = tiny_model("gpt2"), inputs("gpt2")
-    with torch.no_grad():
-        plain = hf(**kwargs).logits
-    for compiled in (torch.compile(hf), compiled_in_place(hf)):
-        logits, cache = pyengine.run_with_cache(compiled, kwargs)
-        assert torch.equal(logits, plain) and len(cache) > 50
-
-
-def compiled_in_place(hf: Any) -> Any:
-    hf.compile()
-    return hf
-
-
-def test_a_replaced_forward_is_refused() -> None:
-    model = eager("gpt2")
-    act: Any = model.body.get_submodule("h.1.mlp.act")
-    act.forward = act.forward
-    with pytest.raises(
-        PyengineError, match=r"the forward pass of transformer.h.1.mlp.act has been"
-    ):
-        pyengine.run_with_cache(model, inputs("gpt2"))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "t5"])
@@ -296,27 +201,3 @@ def test_generate_calls_hooks_in_every_step(family: str) -> None:
 def test_bert_does_not_generate() -> None:
     with pytest.raises(PyengineError, match="is a bert: it does not generate"):
         pyengine.generate(eager("bert"), [[5, 6]])
-
-
-def test_what_other_tools_have_changed_is_refused() -> None:
-    accelerate = pytest.importorskip("accelerate")
-    hf = tiny_model("gpt2")
-    parts = ("transformer.wte", "transformer.wpe", "transformer.h", "transformer.ln_f", "lm_head")
-    accelerate.dispatch_model(hf, dict.fromkeys(parts, "cpu"), force_hooks=True)
-    with pytest.raises(PyengineError, match=r"forward pass of \w+ has been replaced .*device map"):
-        pyengine.run_with_cache(hf, inputs("gpt2"))
-    with pytest.raises(PyengineError, match="expected a Hugging Face model, got DataParallel"):
-        pyengine.run_with_cache(nn.DataParallel(tiny_model("gpt2")), inputs("gpt2"))
-    offloaded = accelerate.cpu_offload(tiny_model("gpt2"), execution_device="cpu")
-    with pytest.raises(PyengineError, match="the model is on device meta"):
-        pyengine.run_with_cache(offloaded, inputs("gpt2"))
-
-
-def test_half_precision_works() -> None:
-    hf, kwargs = tiny_model("gpt2").half(), inputs("gpt2")
-    with torch.no_grad():
-        plain = hf(**kwargs).logits
-    logits, cache = pyengine.run_with_cache(hf, kwargs)
-    assert torch.equal(logits, plain)
-    assert cache["blocks.1.mlp.hook_post"].dtype == torch.float16
-    assert cache["blocks.1.ln1.hook_scale"].dtype == torch.float32
