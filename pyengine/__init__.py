@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyengine.facts import Fact as Fact
     from pyengine.facts import read_facts as read_facts
     from pyengine.ff_layers_files import read_ff_layers as read_ff_layers
-    from pyengine.hooked import generate as generate
+    from pyengine.generation import generate as generate
     from pyengine.hooked import run_with_cache as run_with_cache
     from pyengine.hooked import run_with_hooks as run_with_hooks
     from pyengine.loading import load as load
@@ -67,7 +67,7 @@ _HOMES = {
     "extract": "pyengine.extraction.extract",
     "fact_neurons": "pyengine.analyses.fact_neurons",
     "ffn_predictions": "pyengine.analyses.predictions",
-    "generate": "pyengine.hooked",
+    "generate": "pyengine.generation",
     "key_value_agreement": "pyengine.analyses.agreement",
     "load": "pyengine.loading",
     "load_cache": "pyengine.cache_files",

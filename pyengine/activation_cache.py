@@ -27,11 +27,9 @@ class ActivationCache(Mapping[str, Tensor]):
         self._values = dict(values)
 
     def __getitem__(self, name: str) -> Tensor:
-        if name in self._values:
-            return self._values[name]
         try:
-            return self._values[canonical(self.model, name)]
-        except (PyengineError, KeyError) as error:
+            return self._values[name if name in self._values else canonical(self.model, name)]
+        except (PyengineError, KeyError, TypeError) as error:
             raise KeyError(f"{name!r} is not in the cache, which holds {self._listed()}") from error
 
     def __contains__(self, name: object) -> bool:
@@ -70,7 +68,7 @@ class ActivationCache(Mapping[str, Tensor]):
             [n, …], one value per layer that the cache holds, in order of the layers.
 
         Raises:
-            PyengineError: if no layer holds it, or both stacks do, or shapes differ.
+            PyengineError: if no layer holds it, or both stacks do.
         """
         found: dict[str, list[Tensor]] = {}
         for layer in self.model.layers:
@@ -124,7 +122,7 @@ class ActivationCache(Mapping[str, Tensor]):
         rows = weight if type(out).__name__ == "Conv1D" else weight.t()
         z = self.by_head(name)
         heads = rows.unflatten(0, (site.heads, -1)).to(z.device)
-        return torch.einsum("hbtd,hdm->hbtm", z, heads)
+        return torch.einsum("hbtd,hdm->hbtm", z, heads.to(z.dtype))
 
     def _listed(self) -> str:
         names = [*self._values]

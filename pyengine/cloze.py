@@ -163,12 +163,6 @@ def _continuation(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
     return found
 
 
-def _prompt_ids(model: Model, prompt: Prompt) -> tuple[int, ...]:
-    if isinstance(prompt, str):
-        return tuple(tokenizer_of(model)(prompt, add_special_tokens=False)["input_ids"])
-    return tuple(prompt)
-
-
 def _denoising(model: Model, prompt: Prompt, target: Target) -> list[Cloze]:
     """T5: the decoder says what the sentinel in the encoder's input stands for."""
     tokenizer = tokenizer_of(model)

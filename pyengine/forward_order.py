@@ -7,22 +7,25 @@ from pyengine.sites import OUTPUT, Site, block_prefix, sites_of
 
 
 def below(model: Model, names: Names, stop_at_layer: int | None) -> list[Site]:
-    """Find sites that the pass reaches.
+    """Find those sites that the pass reaches.
 
     Raises:
-        PyengineError: for a site that is named and lies beyond `stop_at_layer`.
+        PyengineError: for one that is named, not only matched by a pattern, and lies beyond
+            `stop_at_layer`.
     """
     if stop_at_layer is None:
         return resolve(model, names)
     order = [*sites_of(model)]
     stop = entering(model, stop_at_layer)
     reached = set(order[: order.index(stop.name) + (stop.tap == OUTPUT)])
-    if names is None:
-        return [site for site in resolve(model, None) if site.name in reached]
-    found = resolve(model, names)
-    if beyond := [site.name for site in found if site.name not in reached]:
-        raise PyengineError(f"{beyond[0]} lies beyond stop_at_layer={stop_at_layer}")
-    return found
+    listed = (
+        [names] if isinstance(names, str) else [] if names is None or callable(names) else names
+    )
+    for name in listed:
+        one = resolve(model, name)
+        if len(one) == 1 and one[0].name not in reached:
+            raise PyengineError(f"{one[0].name} lies beyond stop_at_layer={stop_at_layer}")
+    return [site for site in resolve(model, names) if site.name in reached]
 
 
 def entering(model: Model, layer: int) -> Site:
@@ -32,8 +35,8 @@ def entering(model: Model, layer: int) -> Site:
         PyengineError: if there is no such layer.
     """
     n = model.n_layers
-    if not -n <= layer <= n:
-        raise PyengineError(f"stop_at_layer must be from {-n} to {n}, got {layer}")
+    if isinstance(layer, bool) or not isinstance(layer, int) or not -n <= layer <= n:
+        raise PyengineError(f"stop_at_layer must be from {-n} to {n}, got {layer!r}")
     sites = sites_of(model)
     index = layer + n if layer < 0 else layer
     if index < n:

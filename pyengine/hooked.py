@@ -19,7 +19,7 @@ from pyengine.forward_order import below, entering
 from pyengine.loading import load
 from pyengine.model_inputs import model_inputs
 from pyengine.models import Model
-from pyengine.pos_slice import PosSlice, sliced
+from pyengine.pos_slice import PosSlice, check_padding, sliced
 from pyengine.precision import precision
 from pyengine.site_names import Names
 from pyengine.sites import Site, sites_of
@@ -54,10 +54,12 @@ def run_with_cache(
             `input_ids`; see `pyengine.model_inputs.model_inputs`.
         names_filter: the sites to keep; see `pyengine.site_names.resolve`. None keeps all that the
             pass computes (attention scores and patterns only with eager attention).
-        pos_slice: positions to keep: an index (the dimension stays), a slice, or a list.
+        pos_slice: positions to keep: an index (the dimension stays), a slice, or a list; columns
+            of the padded rows, of cross-attention's keys and values the encoder's.
         device: where the kept values go; None leaves them.
         stop_at_layer: run only the blocks before this one (layers count through all stacks;
-            negative ones from the end); the output is then the residual stream that enters it.
+            negative ones from the end). The output is then the residual stream that enters it,
+            whatever `return_type` says. Patterns and functions take the sites before it.
         return_type: `logits`; `loss`, the mean over the predicted tokens, padding left out; `both`,
             a pair; None: the output is None, and the pass ends with the last site needed.
         target: T5: text or ids that the decoder reads, shifted right; None: the inputs' own text.
@@ -66,7 +68,8 @@ def run_with_cache(
         overlong: `refuse` inputs beyond the model's maximum, or `window`: cut them into rows.
 
     Returns:
-        (output, cache). Values are kept as the pass computed them, in their dtypes.
+        (output, cache). Values are kept as the pass computed them, in their dtypes. Those that are
+        one tensor in the pass share memory: copy before you edit one in place.
 
     Raises:
         PyengineError: for an unknown site, bad inputs, a site beyond `stop_at_layer`, logits of a
@@ -76,13 +79,18 @@ def run_with_cache(
     kept: dict[str, Tensor] = {}
 
     def keep(value: Tensor, site: Site) -> None:
-        kept[site.name] = _own(sliced(value, site, pos_slice), device)
+        if site.name in kept:
+            raise PyengineError(f"{site.name} is computed more than once in this pass")
+        kept[site.name] = _own(sliced(value, site, pos_slice), where)
 
     hooks = [*fwd_hooks, (names_filter, keep)]
+    where = None if device is None else _checked_device(device)
+    kwargs = _inputs(model, inputs, target, padding, overlong, return_type)
+    check_padding(pos_slice, (kwargs.get(f"{name}attention_mask") for name in ("", "decoder_")))
     output = _run(
         model,
-        _inputs(model, inputs, target, padding, overlong, return_type),
-        _expanded(model, hooks, stop_at_layer),
+        kwargs,
+        expanded(model, hooks, stop_at_layer),
         stop_at_layer,
         return_type,
     )
@@ -107,7 +115,8 @@ def run_with_hooks(
         model, inputs, stop_at_layer, return_type, target, padding, overlong: as `run_with_cache`.
         fwd_hooks: pairs (name, function); a name may also be a pattern or a filter function. The
             function gets the value and its `pyengine.sites.Site`; a tensor that it returns takes
-            the value's place, None leaves it. Those on one site run in the order given.
+            the value's place, None leaves it. It must not edit the value in place, which other
+            sites may share. Those on one site run in the order given.
 
     Returns:
         The output that `return_type` asks for. Gradients flow to what functions put in.
@@ -119,44 +128,10 @@ def run_with_hooks(
     return _run(
         model,
         _inputs(model, inputs, target, padding, overlong, return_type),
-        _expanded(model, fwd_hooks, stop_at_layer),
+        expanded(model, fwd_hooks, stop_at_layer),
         stop_at_layer,
         return_type,
     )
-
-
-def generate(
-    model: Any,
-    inputs: Any,
-    *,
-    fwd_hooks: Iterable[Hook] = (),
-    overlong: str = "refuse",
-    **options: Any,
-) -> Any:
-    """Generate with functions on sites: they are called in every step, on its new positions.
-
-    Args:
-        model, inputs, fwd_hooks, overlong: as `run_with_hooks`; prompts of a causal model are
-            padded on the left.
-        options: of Hugging Face's `generate` (`max_new_tokens`, `do_sample`, ...).
-
-    Returns:
-        What `generate` returns: token ids [B, T], prompt included for causal models.
-
-    Raises:
-        PyengineError: as `run_with_hooks`, and for a model that does not generate.
-    """
-    model = load(model)
-    if not (model.family.causal or model.family.encoder_decoder):
-        raise PyengineError(f"{model.name} is a {model.family.model_type}: it does not generate")
-    _check_head(model)
-    kwargs = model_inputs(model, inputs, padding="left", overlong=overlong, decoder=False).kwargs
-    kwargs.pop("position_ids", None)  # made from the mask, step by step
-    whole = structural_copy(model.hf)
-    for site, tap in _expanded(model, fwd_hooks, None):
-        attach(whole, site, tap)
-    with _precision(model), torch.no_grad():
-        return whole.generate(**kwargs, **{"pad_token_id": model.pad_id, **options})
 
 
 def _inputs(
@@ -184,13 +159,14 @@ def _run(
     if stop_at_layer is not None or return_type is None:
         attach_until_last(whole, taps)
     else:
-        _check_head(model)
+        check_head(model)
         for site, tap in taps:
             attach(whole, site, tap)
+    kwargs = {**kwargs, "return_dict": True}
     if model.family.causal or model.family.encoder_decoder:
-        kwargs = {**kwargs, "use_cache": False}
+        kwargs["use_cache"] = False
     try:
-        with _precision(model):
+        with own_precision(model):
             out: Any = whole(**kwargs) if return_type is not None or taps else None
     except StopForwardError:
         return residual[0] if residual else None
@@ -207,28 +183,45 @@ def _output(out: Any, return_type: str) -> Any:
     return out.loss if return_type == "loss" else (logits, out.loss)
 
 
-def _expanded(
-    model: Model, hooks: Iterable[Hook], stop_at_layer: int | None
+def expanded(
+    model: Model, hooks: Iterable[Hook], stop_at_layer: int | None = None
 ) -> list[tuple[Site, Tap]]:
-    return [
-        (site, partial(_called, function, site))
-        for name, function in hooks
-        for site in below(model, name, stop_at_layer)
-    ]
+    """Return the single sites that hooks are for, each with what is called there.
+
+    Raises:
+        PyengineError: for what is no pair of names and function, or an unknown name.
+    """
+    found: list[tuple[Site, Tap]] = []
+    for hook in hooks:
+        if not isinstance(hook, tuple | list) or len(hook) != 2 or not callable(hook[1]):
+            raise PyengineError(f"fwd_hooks holds pairs (name, function), not {hook!r}")
+        name, function = hook
+        found += [
+            (site, partial(_called, function, site)) for site in below(model, name, stop_at_layer)
+        ]
+    return found
 
 
 def _called(function: Callable[[Tensor, Site], Tensor | None], site: Site, value: Tensor) -> Any:
     return function(value, site)
 
 
-def _own(value: Tensor, device: torch.device | str | None) -> Tensor:
+def _own(value: Tensor, device: torch.device | None) -> Tensor:
     """Return the value on a device, without the rest of a larger tensor that it is a view of."""
     moved = value if device is None else value.to(device)
     whole = moved.untyped_storage().nbytes()
     return moved if whole == moved.numel() * moved.element_size() else moved.clone()
 
 
-def _check_head(model: Model) -> None:
+def _checked_device(name: torch.device | str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise PyengineError(f"device {name!r} cannot be used: {error}") from error
+
+
+def check_head(model: Model) -> None:
+    """Refuse a model whose logits would be none, or random."""
     head = model.family.unembedding
     random = any(name.startswith(head.split(".")[0]) for name in model.absent)
     if "unembed.hook_out" not in sites_of(model) or random:
@@ -237,6 +230,6 @@ def _check_head(model: Model) -> None:
         )
 
 
-def _precision(model: Model) -> Any:
+def own_precision(model: Model) -> Any:
     """Allow TF32 where the model was loaded so; otherwise leave the caller's settings."""
     return precision("tf32") if model.dtype == "tf32" else nullcontext()

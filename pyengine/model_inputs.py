@@ -60,8 +60,8 @@ def model_inputs(
 
     Texts get the model's special tokens (a causal model's none: no BOS); ids are fed as given.
     Rows are padded to the longest; where none is shorter and no mask was given, there is no mask.
-    Models with absolute positions get `position_ids` made from a mask that hides something before
-    a token; right padding needs none, and keeps the bits of a plain forward.
+    Models with absolute positions get `position_ids` that count from each row's first token, where
+    the mask hides something before it; other masks need none, and keep the bits of a plain forward.
 
     Args:
         model: what reads them.
@@ -124,9 +124,11 @@ def _positions(model: Model, kwargs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     mask = kwargs.get("attention_mask")
     if mask is None or "position_ids" in kwargs or model.family.stacks[0].relative:
         return {}
-    if not bool((mask[:, 1:] > mask[:, :-1]).any()):
+    hidden = (mask.cumsum(1) == 0).sum(1, keepdim=True)  # before each row's first token
+    if not bool(hidden.any()):
         return {}
-    return {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    return {"position_ids": (columns - hidden).clamp(min=0)}
 
 
 def _whole_mask(model: Model, kwargs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -63,6 +63,8 @@ def resolve(model: Model, names: Names) -> list[Site]:
         if not wanted:
             raise PyengineError("the filter function takes none of the model's sites")
     else:
+        if not isinstance(names, str | Iterable):
+            raise PyengineError(f"names are texts, a list of them, or a function, not {names!r}")
         listed = [names] if isinstance(names, str) else list(names)
         wanted = {site.name for name in listed for site in _named(model, name, sites, here)}
     return [site for name, site in sites.items() if name in wanted]
@@ -119,8 +121,7 @@ def _at_module(model: Model, name: str, sites: dict[str, Site]) -> Site | None:
     if side in ("input", "output"):
         return at.get((stem, side))
     values = [layer.stack.value.format(layer.block) for layer in model.layers]
-    sides = ("input",) if path in values else ("output", "input")
-    return next((at[path, side] for side in sides if (path, side) in at), None)
+    return at.get((path, "input" if path in values else "output"))
 
 
 def _modules(model: Model, sites: dict[str, Site]) -> dict[tuple[str, str], Site]:
@@ -139,7 +140,12 @@ def _modules(model: Model, sites: dict[str, Site]) -> dict[tuple[str, str], Site
             activation = stack.activation.format(layer.block)
             for path in (activation, activation.removesuffix(".intermediate_act_fn")):
                 at[path, "output"] = post
-        at.setdefault((stack.ffn.format(layer.block), "output"), out)
+        block = f"{stack.blocks}.{layer.block}"
+        if (ffn := stack.ffn.format(layer.block)) != block:
+            at.setdefault((ffn, "output"), out)
+        last = sites.get(f"{block_prefix(model, layer)}.hook_normalized_resid_post")
+        if last is not None:  # BERT's block ends in its norm
+            at[block, "output"] = last
     return at
 
 

@@ -4,20 +4,18 @@ The caller's model keeps its modules, hooks and mode; nothing has to be undone. 
 caller has put on modules are carried along and see the copies.
 """
 
+import copy
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from pyengine.errors import PyengineError
-
-# Most of what a module holds; skipped quickly.
-_PLAIN = frozenset({bool, int, float, str, tuple, type(None)})
 
 
 def structural_copy(model: nn.Module) -> Any:
     """Copy the modules of a model, in evaluation mode; parameters are frozen aliases.
 
-    Compiled modules are run uncompiled in the copy.
+    Compiled modules are run uncompiled in the copy. A hook that is itself a module is not copied.
 
     Raises:
         PyengineError: for a model whose forward passes have been replaced by somebody's own (as
@@ -36,37 +34,48 @@ def structural_copy(model: nn.Module) -> Any:
                 f"{name} runs in chunks (chunk_size_feed_forward="
                 f"{module.chunk_size_feed_forward}); set it to 0 in the configuration"
             )
-    return _copied(model, {}).eval()
+    copied = _copied(model, {}).eval()
+    if getattr(getattr(model, "config", None), "return_dict", True) is False:
+        _return_dicts(copied)
+    return copied
 
 
-def _copied(part: Any, seen: dict[int, Any]) -> Any:
-    """Copy modules, and the tables they hold; parameters keep their memory, all else is shared.
+def _return_dicts(copied: nn.Module) -> None:
+    """Have modules answer each other by name, whatever the caller's configuration says."""
+    configurations: dict[int, Any] = {}
+    for module in copied.modules():
+        if (own := vars(module).get("config")) is not None:
+            configuration = configurations.setdefault(id(own), copy.copy(own))
+            configuration.return_dict = True
+            vars(module)["config"] = configuration
+
+
+def _copied(module: nn.Module, seen: dict[int, Any]) -> Any:
+    """Copy a module and those inside; parameters keep their memory, all else is shared.
 
     `copy.deepcopy` does the same in twenty times the time, mostly for configurations.
     """
-    if not isinstance(part, (dict, nn.Module, Tensor)):
-        return part
-    if id(part) in seen:  # shared modules and tied parameters stay so
-        return seen[id(part)]
-    if isinstance(part, dict):  # of parameters, modules, hooks, each of its own kind
-        copied: Any = _table(part, seen)
-    elif isinstance(part, nn.Module):
-        copied = object.__new__(type(part))
-        seen[id(part)] = copied
-        copied.__dict__ = _table(vars(part), seen)
-        copied.__dict__.pop("_compiled_call_impl", None)
-    elif isinstance(part, nn.Parameter):
-        # Frozen, so that gradients of activations do not drag those of weights along.
-        copied = nn.Parameter(part.detach(), requires_grad=False)
-    else:
-        return part
-    seen[id(part)] = copied
+    # An embedding that two stacks share (T5's, once it was resized) becomes one for each, so that
+    # they can be told apart.
+    if id(module) in seen and not isinstance(module, nn.Embedding):
+        return seen[id(module)]
+    copied = object.__new__(type(module))
+    seen[id(module)] = copied
+    own = {
+        name: value.copy() if isinstance(value, dict) else value  # hooks among them
+        for name, value in vars(module).items()
+        if name != "_compiled_call_impl"
+    }
+    for name, part in own["_modules"].items():
+        own["_modules"][name] = None if part is None else _copied(part, seen)
+    for name, parameter in own["_parameters"].items():
+        own["_parameters"][name] = None if parameter is None else _frozen(parameter, seen)
+    copied.__dict__ = own
     return copied
 
 
-def _table(entries: dict[Any, Any], seen: dict[int, Any]) -> dict[Any, Any]:
-    copied = entries.copy()
-    for name, value in entries.items():
-        if type(value) not in _PLAIN:
-            copied[name] = _copied(value, seen)
-    return copied
+def _frozen(parameter: nn.Parameter, seen: dict[int, Any]) -> Any:
+    """Alias a parameter, without gradient, so that those of activations drag none along."""
+    if id(parameter) not in seen:  # tied parameters stay so
+        seen[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return seen[id(parameter)]

@@ -5,7 +5,7 @@ A function that returns None changes no bit: the model's own modules compute eve
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,10 +77,10 @@ def _checked(site: Site, tap: Tap, value: Tensor) -> Tensor | None:
         return None
     if not isinstance(new, Tensor):
         raise PyengineError(f"a hook on {site.name} returned {type(new).__name__}, not a tensor")
-    if new.shape != value.shape or new.dtype != value.dtype:
+    if (new.shape, new.dtype, new.device) != (value.shape, value.dtype, value.device):
         raise PyengineError(
-            f"a hook on {site.name} returned {new.dtype} {tuple(new.shape)}, "
-            f"not {value.dtype} {tuple(value.shape)}"
+            f"a hook on {site.name} returned {new.dtype} {tuple(new.shape)} on {new.device}, "
+            f"not {value.dtype} {tuple(value.shape)} on {value.device}"
         )
     return new
 
@@ -135,22 +135,89 @@ def _viewed(site: Site, tap: Tap, whole: Tensor) -> Tensor | None:
     return torch.cat(parts, dim=-1) if n > 1 else parts[0]
 
 
-def _scale(module: nn.Module, _site: Site, tap: Tap) -> Handle:
-    def after(_module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        centered, scale = _standardized(module, inputs[0])
-        new = tap(scale)
-        return None if new is None else _affine(module, centered / new, out.dtype)
+class _Inside:
+    """Stands in the place of a module's forward, to show what it computes on the way.
 
-    return module.register_forward_hook(after)
+    Forward hooks on the module come after it, and see what it returns.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.inner = module, module.forward
+        self.first: list[Tap] = []  # scores, or scale
+        self.second: list[Tap] = []  # pattern, or normalized
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Self:
+        """Return the one that a module has, or give it one."""
+        if not isinstance(vars(module).get("forward"), cls):
+            vars(module)["forward"] = cls(module)
+        found: Any = module.forward
+        return found
+
+    def add(self, stage: list[Tap], tap: Tap) -> Handle:
+        stage.append(tap)
+        return _Removal(partial(self._remove, stage, tap))
+
+    def _remove(self, stage: list[Tap], tap: Tap) -> None:
+        stage.remove(tap)
+        if not self.first and not self.second:
+            del vars(self.module)["forward"]
 
 
-def _normalized(module: nn.Module, _site: Site, tap: Tap) -> Handle:
-    def after(_module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor | None:
-        centered, scale = _standardized(module, inputs[0])
-        new = tap(centered / scale)
-        return None if new is None else _affine(module, new, out.dtype)
+class _Removal:
+    def __init__(self, remove: Callable[[], None]) -> None:
+        self.remove = remove
 
-    return module.register_forward_hook(after)
+
+class _InsideNorm(_Inside):
+    """Shows the scale, then the normalised values; recomputes the output where one is edited."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x)
+        centered, scale = _standardized(self.module, x)
+        new_scale = _through(self.first, scale)
+        normalized = centered / (scale if new_scale is None else new_scale)
+        new = _through(self.second, normalized)
+        if new_scale is None and new is None:
+            return out
+        return _affine(self.module, normalized if new is None else new, out.dtype)
+
+
+class _InsideAttention(_Inside):
+    """Shows what goes into and out of the softmax that an attention computes in its own code."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _SoftmaxMode(self.first, self.second, next(self.module.parameters()).dtype):
+            return self.inner(*args, **kwargs)
+
+
+class _SoftmaxMode(TorchFunctionMode):
+    def __init__(self, scores: list[Tap], pattern: list[Tap], dtype: torch.dtype) -> None:
+        super().__init__()
+        self._scores, self._pattern, self._dtype = scores, pattern, dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _SOFTMAX:
+            return func(*args, **kwargs)
+        scores, *rest = args
+        new = _through(self._scores, scores)
+        pattern = func(scores if new is None else new, *rest, **kwargs)
+        # Where the softmax is in float32, its result is rounded before it meets the values.
+        new = _through(self._pattern, pattern.to(self._dtype)) if self._pattern else None
+        return pattern if new is None else new.to(pattern.dtype)
+
+
+def _through(taps: Iterable[Tap], value: Tensor) -> Tensor | None:
+    """Call functions one after the other; None if none of them replaces the value."""
+    edited = None
+    for tap in taps:
+        new = tap(value)
+        if new is not None:
+            value = edited = new
+    return edited
 
 
 def _standardized(module: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,70 +235,12 @@ def _affine(module: Any, normalized: Tensor, dtype: torch.dtype) -> Tensor:
     return (scaled if bias is None else scaled + bias).to(dtype)
 
 
-def _scores(module: nn.Module, _site: Site, tap: Tap) -> Handle:
-    return _SoftmaxTap.on(module, before=tap)
-
-
-def _pattern(module: nn.Module, _site: Site, tap: Tap) -> Handle:
-    return _SoftmaxTap.on(module, after=tap)
-
-
-class _SoftmaxTap(TorchFunctionMode):
-    """Calls functions around the softmax that an attention computes in its own code."""
-
-    def __init__(self, before: Tap | None, after: Tap | None, dtype: torch.dtype) -> None:
-        super().__init__()
-        self._before, self._after, self._dtype = before, after, dtype
-
-    @classmethod
-    def on(cls, module: nn.Module, before: Tap | None = None, after: Tap | None = None) -> Handle:
-        inside: list[_SoftmaxTap] = []
-        # The last one entered is asked first about scores, and last about patterns.
-        outermost_first = before is not None
-
-        def enter(_module: nn.Module, _args: Any) -> None:
-            inside.append(cls(before, after, next(module.parameters()).dtype))
-            inside[-1].__enter__()
-
-        def leave(_module: nn.Module, _args: Any, _out: Any) -> None:
-            while inside:
-                inside.pop().__exit__(None, None, None)
-
-        first = module.register_forward_pre_hook(enter, prepend=outermost_first)
-        last = module.register_forward_hook(leave, always_call=True)
-        return _Both(first, last)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func not in _SOFTMAX:
-            return func(*args, **kwargs)
-        scores, *rest = args
-        if self._before is not None and (new := self._before(scores)) is not None:
-            scores = new
-        pattern = func(scores, *rest, **kwargs)
-        # Where the softmax is in float32, its result is rounded before it meets the values.
-        if self._after is not None and (new := self._after(pattern.to(self._dtype))) is not None:
-            pattern = new.to(pattern.dtype)
-        return pattern
-
-
-class _Both:
-    def __init__(self, *handles: Handle) -> None:
-        self._handles = handles
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
 _HOW: dict[str, Callable[[nn.Module, Site, Tap], Handle]] = {
     INPUT: _input,
     OUTPUT: _output,
     STREAM: _stream,
-    SCALE: _scale,
-    NORMALIZED: _normalized,
-    SCORES: _scores,
-    PATTERN: _pattern,
+    SCALE: lambda module, _, tap: (inside := _InsideNorm.of(module)).add(inside.first, tap),
+    NORMALIZED: lambda module, _, tap: (inside := _InsideNorm.of(module)).add(inside.second, tap),
+    SCORES: lambda module, _, tap: (inside := _InsideAttention.of(module)).add(inside.first, tap),
+    PATTERN: lambda module, _, tap: (inside := _InsideAttention.of(module)).add(inside.second, tap),
 }

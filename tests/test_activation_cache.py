@@ -22,7 +22,7 @@ def test_it_is_a_mapping_in_the_order_of_the_pass() -> None:
     assert dict(cache.items()).keys() == cache.keys() and len(cache) == 3
     assert "transformer.h.2.mlp.act" in cache and "blocks.1.mlp.hook_post" not in cache
     assert cache["transformer.h.2.mlp.act"] is cache["blocks.2.mlp.hook_post"]
-    assert 3 not in cache
+    assert 3 not in cache and [] not in cache
     assert cache.get("blocks.1.mlp.hook_post") is None
     with pytest.raises(KeyError, match=r"is not in the cache, which holds hook_embed, blocks\.0"):
         cache["blocks.1.mlp.hook_post"]
@@ -59,6 +59,29 @@ def test_positions_are_kept_as_asked(family: str, positions: object, kept: list[
 def test_a_position_out_of_range_is_refused() -> None:
     with pytest.raises(PyengineError, match="hook_embed has 6 positions; 6 is not one of them"):
         run("gpt2", pos_slice=6)
+
+
+@pytest.mark.parametrize("positions", [1.5, "a", [0.5], torch.tensor(1.0)])
+def test_what_is_no_position_is_refused(positions: object) -> None:
+    with pytest.raises(PyengineError, match="pos_slice is a position, a slice, or a list"):
+        run("gpt2", pos_slice=positions)
+
+
+@pytest.mark.parametrize("positions", [-1, [-1], slice(-2, None)])
+def test_the_last_column_is_no_token_of_shorter_rows(positions: object) -> None:
+    rows = [[5, 6, 7, 8], [9, 10]]
+    with pytest.raises(PyengineError, match="padding='left'"):
+        pyengine.run_with_cache(tiny_model("gpt2"), rows, pos_slice=positions)  # type: ignore[arg-type]
+    _, cache = pyengine.run_with_cache(
+        tiny_model("gpt2"), rows, "hook_embed", pos_slice=-1, padding="left"
+    )
+    assert torch.equal(cache["hook_embed"][1], cache.model.body.wte(torch.tensor([10])))  # type: ignore[operator]
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    for device in ("nope", "cuda:99"):
+        with pytest.raises(PyengineError, match=f"device '{device}' cannot be used"):
+            run("gpt2", device=device)
 
 
 def test_values_hold_no_more_memory_than_they_need() -> None:

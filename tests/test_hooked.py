@@ -80,7 +80,7 @@ def test_hooks_on_one_site_run_in_order_and_get_their_site() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (lambda act, site: act[:1], r"returned torch.float32 \(1, 7, 37\), not torch.float32"),
+        (lambda act, site: act[:1], r"returned torch.float32 \(1, 7, 37\) on cpu, not"),
         (lambda act, site: act.double(), "returned torch.float64"),
         (lambda act, site: 3, "returned int, not a tensor"),
     ],
@@ -147,8 +147,12 @@ def test_stop_at_layer_returns_the_residual_stream(family: str) -> None:
             name = f"{at.stack.name}_blocks" if family.startswith("t5") else "blocks"
             assert torch.equal(residual, whole[f"{name}.{at.block}.hook_resid_pre"])
             assert f"{name}.{at.block}.hook_resid_pre" not in cache
-    with pytest.raises(PyengineError, match="stop_at_layer must be from"):
-        pyengine.run_with_cache(model, kwargs, stop_at_layer=99)
+    for bad in (99, 1.0, "1"):
+        with pytest.raises(PyengineError, match="stop_at_layer must be from"):
+            pyengine.run_with_cache(model, kwargs, stop_at_layer=bad)  # type: ignore[arg-type]
+    for names in ("*hook_resid_pre", lambda name: name.endswith("hook_resid_pre")):
+        _, cache = pyengine.run_with_cache(model, kwargs, names, stop_at_layer=1)
+        assert len(cache) == 1
     beyond = f"{prefix(family)}.1.mlp.hook_post"
     with pytest.raises(PyengineError, match=f"{beyond} lies beyond stop_at_layer=1"):
         pyengine.run_with_cache(model, kwargs, beyond, stop_at_layer=1)
@@ -196,6 +200,58 @@ def test_generate_calls_hooks_in_every_step(family: str) -> None:
     first = 1 if family == "t5" else 4
     assert shapes == [first, 1, 1, 1, 1]
     assert not torch.equal(changed, plain)
+
+
+def test_functions_on_one_norm_see_each_others_edits() -> None:
+    model, kwargs = eager("gpt2"), inputs("gpt2")
+
+    def zero(act: Tensor, _site: Site) -> Tensor:
+        return torch.zeros_like(act)
+
+    def twice(act: Tensor, _site: Site) -> Tensor:
+        return act * 2
+
+    def same(act: Tensor, _site: Site) -> Tensor:
+        return act.clone()
+
+    hooks = [("ln_final.hook_out", zero), ("ln_final.hook_scale", same)]
+    assert pyengine.run_with_hooks(model, kwargs, hooks).abs().max() == 0
+    name = "blocks.1.ln2"
+    _, before = pyengine.run_with_cache(model, kwargs, f"{name}.*")
+    _, after = pyengine.run_with_cache(
+        model, kwargs, f"{name}.*", fwd_hooks=[(f"{name}.hook_scale", twice)]
+    )
+    assert torch.equal(after[f"{name}.hook_scale"], 2 * before[f"{name}.hook_scale"])
+    assert torch.equal(after[f"{name}.hook_normalized"], before[f"{name}.hook_normalized"] / 2)
+    norm: Any = model.body.get_submodule("h.1.ln_2")
+    expected = after[f"{name}.hook_normalized"] * norm.weight + norm.bias
+    assert torch.equal(after[f"{name}.hook_out"], expected)
+    both = [(f"{name}.hook_scale", twice), (f"{name}.hook_normalized", same)]
+    one = pyengine.run_with_hooks(model, kwargs, both[:1])
+    assert torch.equal(pyengine.run_with_hooks(model, kwargs, both), one)
+
+
+@pytest.mark.parametrize("hooks", [[("hook_embed",)], ["hook_embed"], [("hook_embed", 3)]])
+def test_hooks_are_pairs(hooks: Any) -> None:
+    with pytest.raises(PyengineError, match="fwd_hooks holds pairs"):
+        pyengine.run_with_hooks(eager("gpt2"), [[5, 6]], hooks)
+
+
+def test_what_generate_does_not_read_is_refused() -> None:
+    model = eager("gpt2")
+    for name in ("labels", "position_ids"):
+        with pytest.raises(PyengineError, match=f"generate does not read {name}"):
+            pyengine.generate(model, {"input_ids": [[5, 6]], name: [[5, 6]]}, max_new_tokens=2)
+    with pytest.raises(PyengineError, match="are 40; GPT2LMHeadModel reads at most 32"):
+        pyengine.generate(model, [[5] * 10], max_new_tokens=30)
+
+
+def test_t5_goes_on_from_a_given_beginning() -> None:
+    hf = tiny_model("t5", num_layers=3)
+    given = {"input_ids": torch.tensor([[5, 6, 7]]), "decoder_input_ids": torch.tensor([[0, 9, 9]])}
+    found = pyengine.generate(hf, given, max_new_tokens=3, do_sample=False)
+    assert found[0, :3].tolist() == [0, 9, 9]
+    assert torch.equal(found, hf.generate(**given, max_new_tokens=3, do_sample=False))
 
 
 def test_bert_does_not_generate() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from hooked_cases import eager, families, inputs, prefix
-from tiny_models import tiny_model
+from tiny_models import tiny_model, word_tokenizer
 from torch import Tensor, nn
 
 import pyengine
@@ -99,3 +99,65 @@ def test_half_precision_works() -> None:
     assert torch.equal(logits, plain)
     assert cache["blocks.1.mlp.hook_post"].dtype == torch.float16
     assert cache["blocks.1.ln1.hook_scale"].dtype == torch.float32
+
+
+def test_an_interrupt_inside_attention_leaves_nothing_behind() -> None:
+    model, kwargs = eager("gpt2"), inputs("gpt2")
+
+    def interrupts(_act: Tensor, _site: Site) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("blocks.0.attn.hook_pattern", "blocks.0.attn.hook_attn_scores"):
+        with pytest.raises(KeyboardInterrupt):
+            pyengine.run_with_hooks(model, kwargs, [(name, interrupts)])
+        assert torch.softmax(torch.zeros(2), 0).tolist() == [0.5, 0.5]
+
+
+def test_a_hook_that_is_a_module_stays_the_callers() -> None:
+    class Probe(nn.Module):
+        seen: tuple[int, ...] = ()
+
+        def forward(self, _module: nn.Module, _inputs: Any, out: Tensor) -> None:
+            self.seen = tuple(out.shape)
+
+    model, probe = eager("gpt2"), Probe()
+    block: Any = model.body.get_submodule("h.1")
+    block.register_forward_hook(probe)
+    pyengine.run_with_cache(model, inputs("gpt2"), [])
+    assert probe.seen == (2, 7, 20)
+
+
+def test_embeddings_that_two_stacks_share_are_two_sites() -> None:
+    hf = tiny_model("t5")
+    hf.resize_token_embeddings(101)
+    assert hf.encoder.embed_tokens is hf.decoder.embed_tokens  # so does transformers
+    kwargs = inputs("t5")
+    names = ["hook_embed", "decoder_embed.hook_out"]
+    _, cache = pyengine.run_with_cache(hf, kwargs, names)
+    assert torch.equal(cache["hook_embed"], hf.shared(kwargs["input_ids"]))
+    assert torch.equal(cache["decoder_embed.hook_out"], hf.shared(kwargs["decoder_input_ids"]))
+
+
+@families
+def test_configurations_without_return_dict(family: str) -> None:
+    model, kwargs = eager(family), inputs(family)
+    logits, _ = pyengine.run_with_cache(model, kwargs, [])
+    model.hf.config.return_dict = False
+    assert torch.equal(pyengine.run_with_cache(model, kwargs, [])[0], logits)
+
+
+def test_interventions_are_seen() -> None:
+    model = pyengine.load((tiny_model("gpt2"), word_tokenizer()))
+    kn = pyengine.KnowledgeNeurons(model)
+    site = "blocks.1.mlp.hook_post"
+    _, before = pyengine.run_with_cache(model, "w1 w2 w3", site)
+    with kn.suppress([(1, 5)], positions="all"):
+        logits, cache = pyengine.run_with_cache(model, "w1 w2 w3", site)
+    assert before[site][..., 5].abs().min() > 0 and cache[site][..., 5].abs().max() == 0
+
+    def suppress(act: Tensor, _site: Site) -> Tensor:
+        act = act.clone()
+        act[..., 5] = 0
+        return act
+
+    assert torch.equal(pyengine.run_with_hooks(model, "w1 w2 w3", [(site, suppress)]), logits)

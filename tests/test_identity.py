@@ -19,7 +19,7 @@ pytestmark = pytest.mark.identity
 ROWS = [(family, dtype, attention) for family in MODELS for dtype, attention in variants(family)]
 # Largest |difference| of logits between a row alone and in a batch, over the largest.
 ALONE = {"fp32": 1e-5, "bf16": 2e-2, "fp16": 3e-3}
-OVERLAP = {"fp32": 0.999, "bf16": 0.8, "fp16": 0.97}
+OVERLAP = {"fp32": 0.999, "bf16": 0.95, "fp16": 0.99}
 
 
 @pytest.mark.parametrize(("family", "dtype", "attention"), ROWS)

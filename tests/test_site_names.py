@@ -1,7 +1,11 @@
 """Sites in every spelling: one canonical name comes out."""
 
+from typing import Any
+
 import pytest
-from tiny_models import tiny_model
+import torch
+from tiny_models import FAMILIES, tiny_model
+from torch import Tensor
 
 import pyengine
 from pyengine.errors import PyengineError
@@ -53,6 +57,51 @@ def test_one_canonical_name_comes_out(family: str, name: str, expected: str) -> 
     model = pyengine.load(tiny_model(family))
     assert canonical(model, name) == expected
     assert [site.name for site in resolve(model, name)] == [expected]
+
+
+def first(value: Any) -> Tensor | None:
+    value = value[0] if isinstance(value, tuple) and value else value
+    return value if isinstance(value, Tensor) else None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_module_path_stands_for_another_tensor(family: str) -> None:
+    """Whatever a path resolves to is what a plain hook on that module sees."""
+    hf = tiny_model(family)
+    hf.set_attn_implementation("eager")
+    model = pyengine.load(hf)
+    torch.manual_seed(0)
+    kwargs: dict[str, Tensor] = {"input_ids": torch.randint(4, 90, (2, 7))}
+    if family.startswith("t5"):
+        kwargs["decoder_input_ids"] = torch.randint(4, 90, (2, 5))
+    _, cache = pyengine.run_with_cache(model, kwargs)
+    seen: dict[str, Tensor | None] = {}
+    hooks = []
+    for path, module in hf.named_modules():
+
+        def keep(_m: Any, inputs: Any, out: Any, path: str = path) -> None:
+            seen[f"{path}.input"], seen[f"{path}.output"] = first(inputs), first(out)
+
+        hooks.append(module.register_forward_hook(keep))
+    with torch.no_grad():
+        hf(**kwargs)
+    for hook in hooks:
+        hook.remove()
+    values = {layer.stack.value.format(layer.block) for layer in model.layers}
+    found = 0
+    for path, _ in hf.named_modules():
+        for spelled in (path, f"{path}.input", f"{path}.output"):
+            try:
+                value = cache[spelled]
+            except KeyError:
+                continue
+            at = spelled
+            if spelled == path:  # of a down-projection what it reads, of others what they return
+                at = f"{path}.input" if path.endswith(tuple(values)) else f"{path}.output"
+            tensor = seen[at]
+            assert tensor is not None and torch.equal(value.reshape(tensor.shape), tensor), spelled
+            found += 1
+    assert found > 20 * model.n_layers
 
 
 def test_patterns_lists_and_functions_come_in_the_order_of_the_pass() -> None:

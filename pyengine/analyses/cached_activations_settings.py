@@ -81,11 +81,6 @@ class Layout:
             math.prod(self.shapes[name]) * self.dtypes[name].itemsize for name in self.shapes
         )
 
-    @property
-    def token_numbers(self) -> int:
-        """Numbers per token."""
-        return sum(map(math.prod, self.shapes.values()))
-
     def block_tokens(self, device: str) -> int:
         """Return how many tokens make a block, unless it is told."""
         fitting = BLOCK_BYTES[device] // self.token_bytes

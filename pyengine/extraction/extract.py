@@ -21,6 +21,7 @@ from pyengine.extraction.result import Extraction
 from pyengine.extraction.run import Extractor, carry_out, make_plan
 from pyengine.extraction.sites import site_width, sites_of_key
 from pyengine.extraction.specs import OURS, Spec
+from pyengine.loading import load
 from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
 from pyengine.reducers.topk import StreamingTopK
@@ -31,7 +32,7 @@ from pyengine.token_text import TokenText
 
 
 def extract(
-    model: Model,
+    model: Any,
     corpus: Corpus | TokenStore,
     reducers: Mapping[Any, Sequence[Any]],
     *,
@@ -62,7 +63,7 @@ def extract(
     wherever the pass was interrupted.
 
     Args:
-        model: from `pyengine.load`.
+        model: from `pyengine.load`, or what it takes.
         corpus: a `Corpus`, tokenised here, or a `TokenStore`.
         reducers: of a site, or of several, the reducers that take it in. A key is a name in any
             spelling (see `pyengine.site_names.resolve`); a tuple of names, or a pattern that stands
@@ -90,6 +91,7 @@ def extract(
             of another width than its sites, settings out of range, a corpus that does not fit the
             model, or a run directory that was made with other settings.
     """
+    model = load(model)
     device = model.device.type
     batch_tokens = BATCH_TOKENS[device] if batch_tokens is None else batch_tokens
     block_tokens = BLOCK_TOKENS[device] if block_tokens is None else block_tokens
