@@ -141,12 +141,9 @@ class Capture:
         return out if after is None else self._take(after, stack, out, act="identity")
 
     def _take_tapped(self, site: Site, value: Tensor) -> None:
-        # Keys and values of a cross-attention are computed at the encoder's positions.
-        crossing = site.name.endswith((".cross_attn.hook_k", ".cross_attn.hook_v"))
-        stack = "encoder" if crossing else site.stack
         # Rows share embeddings of positions.
-        flat = value.flatten(2).expand(self._readings[stack].n_rows, -1, -1)
-        self._take(site, stack, flat, act="identity")
+        flat = value.flatten(2).expand(self._readings[site.positions].n_rows, -1, -1)
+        self._take(site, site.positions, flat, act="identity")
 
     def _take(self, site: Site | None, stack: str, tensor: Tensor, **how: Any) -> Tensor:
         """Capture a tensor, hand it to the sink if it is tapped, and stop after the last."""

@@ -51,6 +51,12 @@ class Site:
         return self.stack == "head"
 
     @property
+    def positions(self) -> str:
+        """The stack whose positions it has: keys and values of a cross-attention the encoder's."""
+        crossing = self.name.endswith((".cross_attn.hook_k", ".cross_attn.hook_v"))
+        return "encoder" if crossing else self.stack
+
+    @property
     def needs_eager(self) -> bool:
         """Whether only eager attention computes it as a tensor of its own."""
         return self.tap in (SCORES, PATTERN)

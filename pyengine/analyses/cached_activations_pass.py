@@ -29,9 +29,6 @@ from pyengine.taps import StopForwardError, attach
 # tokens in the block, int64 [n] on the CPU.
 Take = Callable[[Site, Tensor, Tensor], None]
 
-# T5's decoder computes these from what the encoder read.
-_FROM_ENCODER = ("cross_attn.hook_k", "cross_attn.hook_v")
-
 
 class SiteRows:
     """Runs batches through a model with its own modules, and hands on sites row by row.
@@ -80,7 +77,7 @@ class SiteRows:
 
     def _tapped(self, site: Site, value: Tensor) -> None:
         assert self._take is not None
-        at = self._at["encoder" if site.name.endswith(_FROM_ENCODER) else site.stack]
+        at = self._at[site.positions]
         rows = at.rows if len(value) > 1 else at.rows * 0  # position embeddings are shared
         self._take(site, value[rows, at.columns], at.ids)
         self._pending.remove(site)

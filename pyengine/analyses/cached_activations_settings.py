@@ -139,24 +139,32 @@ class DiskNeed:
 def token_sites(model: Model, names: Names) -> list[Site]:
     """Find sites that have one row per token, and that the pass over a corpus computes.
 
+    Patterns and functions stand for those only.
+
     Raises:
-        PyengineError: naming the first other one.
+        PyengineError: for another one that is named, or if none is left.
     """
-    sites = resolve(model, names)
+    listed = (
+        [names] if isinstance(names, str) else [] if names is None or callable(names) else names
+    )
+    for name in listed:
+        if len(one := resolve(model, name)) == 1 and (reason := _not_kept(one[0])):
+            raise PyengineError(f"{one[0].name} {reason}")
+    sites = [site for site in resolve(model, names) if not _not_kept(site)]
     if not sites:
         raise PyengineError("no sites are named; name some, as in names=['blocks.*.mlp.hook_post']")
-    for site in sites:
-        if site.in_head:
-            raise PyengineError(
-                f"{site.name} lies in the output head, which does not run over a corpus; "
-                "run_with_cache (--text) computes it"
-            )
-        if site.shape in ("BHTS", "TSH"):
-            raise PyengineError(
-                f"{site.name} has no row per token, hence is not kept over a corpus; "
-                "run_with_cache (--text) keeps it"
-            )
     return sites
+
+
+def _not_kept(site: Site) -> str | None:
+    """Say why a pass over a corpus does not keep a site."""
+    if site.in_head:
+        reason = "lies in the output head, which does not run over a corpus"
+    elif site.shape in ("BHTS", "TSH"):
+        reason = "has no row per token, hence is not kept over a corpus"
+    else:
+        return None
+    return f"{reason}; run_with_cache (--text) keeps it"
 
 
 def size_text(n_bytes: float) -> str:
