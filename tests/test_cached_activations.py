@@ -148,6 +148,8 @@ def test_sites_that_are_not_one_row_per_token_are_refused(tmp_path: Path) -> Non
         with pytest.raises(PyengineError, match=what):
             cached(tmp_path / "run", model=model, names=name)
     assert not (tmp_path / "run").exists()
+    every = cached(tmp_path / "run", model=eager, names="blocks.1.attn.*")
+    assert [name.rpartition("_")[2] for name in every.sites] == ["q", "k", "v", "z"]
 
 
 def test_the_model_is_left_alone(tmp_path: Path) -> None:

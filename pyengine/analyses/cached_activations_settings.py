@@ -148,8 +148,10 @@ def token_sites(model: Model, names: Names) -> list[Site]:
         [names] if isinstance(names, str) else [] if names is None or callable(names) else names
     )
     for name in listed:
-        if len(one := resolve(model, name)) == 1 and (reason := _not_kept(one[0])):
-            raise PyengineError(f"{one[0].name} {reason}")
+        found = resolve(model, name)
+        reasons = [_not_kept(site) for site in found]
+        if all(reasons):
+            raise PyengineError(f"{found[0].name} {reasons[0]}")
     sites = [site for site in resolve(model, names) if not _not_kept(site)]
     if not sites:
         raise PyengineError("no sites are named; name some, as in names=['blocks.*.mlp.hook_post']")
