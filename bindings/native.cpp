@@ -9,43 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "arrays.hpp"
 #include "heap_merge.hpp"
 #include "row_summary.hpp"
+#include "topk.hpp"
 
 namespace py = pybind11;
 
 namespace {
-
-// A non-contiguous or misaligned array is copied; a wrong dtype never is.
-template <typename T>
-using Packed =
-    py::array_t<T, py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_>;
-
-[[noreturn]] void fail(const std::string& name, const std::string& problem) {
-    throw py::value_error(name + " " + problem);
-}
-
-template <typename T>
-Packed<T> to_array(py::handle value, py::ssize_t n_dims, const std::string& name) {
-    const py::dtype wanted = py::dtype::of<T>();
-    const std::string wanted_text = "must be a " + std::to_string(n_dims) + "-D " +
-                                    py::str(py::handle(wanted)).cast<std::string>() + " array, not ";
-    if (!py::isinstance<py::array>(value)) {
-        fail(name, wanted_text + py::str(py::type::of(value)).cast<std::string>());
-    }
-    const auto array = py::reinterpret_borrow<py::array>(value);
-    if (!array.dtype().equal(wanted)) {
-        fail(name, wanted_text + py::str(array.dtype()).cast<std::string>());
-    }
-    if (array.ndim() != n_dims) fail(name, wanted_text + std::to_string(array.ndim()) + "-D");
-    const Packed<T> packed = Packed<T>::ensure(array);
-    if (!packed) throw py::error_already_set();
-    return packed;
-}
-
-std::string shape_text(const py::array& array) {
-    return "(" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")";
-}
 
 // The arrays of all shards, kept alive while the merge reads them.
 struct Shards {
@@ -159,4 +130,5 @@ PYBIND11_MODULE(_native, module) {
                py::arg("n_threads") = 0, "See pyengine.merge.merge_heaps.");
     module.def("summarize_rows", &summarize_rows, py::arg("logits"), py::arg("targets"),
                py::arg("n_threads") = 0, "See pyengine.torch_vocab.Summary.");
+    add_topk(module);
 }

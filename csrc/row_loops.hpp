@@ -1,4 +1,4 @@
-// What the loops over rows of logits share: several instruction sets, several threads.
+// What the loops over many values share: several instruction sets, several threads.
 #pragma once
 
 #include <algorithm>

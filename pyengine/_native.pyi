@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,3 +18,14 @@ def summarize_rows(
 ) -> tuple[
     NDArray, NDArray, NDArray, NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]
 ]: ...
+def fold_topk(
+    heaps: Mapping[str, NDArray],
+    undo: Mapping[str, NDArray],
+    values: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    k: int,
+    sign: int = 1,
+    per_unit: bool = False,
+    n_threads: int = 1,
+) -> None: ...
+def best_entries(heaps: Mapping[str, NDArray], k: int, n_threads: int = 1) -> NDArray[np.int64]: ...

@@ -9,11 +9,11 @@ from pyengine.errors import PyengineError
 BACKENDS = ("reference", "torch", "triton")
 
 
-def backend_for(device: torch.device) -> str:
-    """Return the backend for tensors on `device`."""
+def backend_for(device: torch.device, *, cpu: str = "torch") -> str:
+    """Return the backend for tensors on `device`; `cpu` is the usual one of the CPU."""
     chosen = os.environ.get("PYENGINE_BACKEND")
     if chosen is None:
-        default = {"cpu": "torch", "cuda": "triton"}.get(device.type)
+        default = {"cpu": cpu, "cuda": "triton"}.get(device.type)
         if default is None:
             raise PyengineError(
                 f"no kernels for device '{device.type}': use cpu or cuda, "

@@ -1,4 +1,4 @@
-"""Capture, streaming top-k, projection, paths: Triton on CUDA, torch on the CPU, one contract.
+"""Capture, streaming top-k, projection, paths: Triton on CUDA; torch, C++ on the CPU; one contract.
 
 `PYENGINE_BACKEND=reference|torch|triton` overrides the choice; nothing falls back silently.
 
@@ -11,7 +11,8 @@ Example, the whole life of a search for the k largest activations of every FFN d
     scores, ids = unpack(state.top)
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -43,16 +44,34 @@ __all__ = [
 ]
 
 ACTIVATIONS = ("identity", "relu", "gelu", "gelu_tanh", "silu", "quick_gelu")
+Lazy = Tensor | Callable[[], Tensor]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Captured(NamedTuple):
-    """What `ffn_capture` returns; `block_max` only makes sense to `topk_fold`."""
+class Captured:
+    """What `ffn_capture` returns; see there.
 
-    out: Tensor
-    values: Tensor
-    block_max: Tensor
-    n_nan: Tensor
+    What is given as a function is computed when it is first asked for, so before `values` change.
+    """
+
+    def __init__(self, out: Tensor, values: Tensor, block_max: Lazy, n_nan: Lazy) -> None:
+        self.out, self.values = out, values
+        self._block_max, self._n_nan = block_max, n_nan
+
+    @cached_property
+    def block_max(self) -> Tensor:
+        """Only makes sense to `topk_fold`."""
+        return _computed(self._block_max)
+
+    @cached_property
+    def n_nan(self) -> Tensor:
+        """Number of NaN among the competing values, int64 [1]."""
+        return _computed(self._n_nan)
+
+
+@torch.no_grad()
+def _computed(value: Lazy) -> Tensor:
+    return value if isinstance(value, Tensor) else value()
 
 
 def fused_activations() -> tuple[str, ...]:
@@ -88,13 +107,13 @@ def ffn_capture(
         out [B, T, F] in the dtype of `pre`; values [B, T, F], the ranked tensor (one of the two);
         block_max float32 [n_signs, n_blocks, F], the largest sign * value among the competing
         positions of a block, NaN left out (-inf if none); n_nan int64 [1], the number of NaN
-        among the competing values.
+        among the competing values. On the CPU the last two cost nothing until they are asked for.
 
     Oracle: `pyengine.reference.ffn_capture`.
     """
     _check_capture(pre, rows, act, up, value, signs)
     with torch.no_grad():
-        return Captured(*_capture(pre, rows, act, up, value, signs, reuse))
+        return _capture(pre, rows, act, up, value, signs, reuse)
 
 
 def _capture(
@@ -105,22 +124,25 @@ def _capture(
     value: str,
     signs: tuple[int, ...],
     reuse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Captured:
     backend = backend_for(pre.device)
     if backend == "reference":
-        return reference.ffn_capture(pre, rows.ids, act, up, value, signs)
+        return Captured(*reference.ffn_capture(pre, rows.ids, act, up, value, signs))
     if backend == "torch":
-        return torch_ops.ffn_capture(pre, rows, act, up, value, signs, reuse)
+        out = torch_ops.apply_activation(pre, act, up, reuse and value != "pre")
+        values = pre if value == "pre" else out
+        block_max = partial(torch_ops.block_max, values, rows, signs)
+        return Captured(out, values, block_max, partial(torch_ops.count_nan, values, rows))
     from pyengine.kernels.ffn_capture import ffn_capture as kernel
 
-    return kernel(pre, rows.ids, act=act, up=up, value=value, signs=signs)
+    return Captured(*kernel(pre, rows.ids, act=act, up=up, value=value, signs=signs))
 
 
 @torch.no_grad()
 def topk_fold(
     state: TopKState,
     values: Tensor,
-    block_max: Tensor,
+    block_max: Tensor | None,
     rows: Rows,
     *,
     first_key: int = 0,
@@ -138,7 +160,8 @@ def topk_fold(
     Args:
         state: updated in place; on CUDA complete after `topk_flush`.
         values: `Captured.values`.
-        block_max: one sign's [n_blocks, F] of `Captured.block_max`.
+        block_max: one sign's [n_blocks, F] of `Captured.block_max`; None unless the state says that
+            it `needs_block_max`.
         rows: the same as given to `ffn_capture`.
         first_key: the key of the first column.
         sign: +1 ranks values, -1 ranks -values.
@@ -162,6 +185,10 @@ def topk_fold(
             floor_key=state.floor_key,
         )
         state.threshold[keys] = top[:, -1].clamp(min=state.floor_key)
+    elif state.native is not None:
+        state.native.fold(values, rows, first_key=first_key, sign=sign, per_unit=state.per_unit)
+    elif block_max is None:
+        raise ValueError(f"the {state.backend} backend needs block_max")
     elif state.backend == "torch":
         torch_topk.topk_fold(state, values, block_max, rows, first_key=first_key, sign=sign)
     else:

@@ -1,4 +1,4 @@
-"""Capture on the CPU: in-place activation and one maximum per block, at the speed of memory."""
+"""Capture on the CPU: in-place activation, maxima of blocks, NaN, at the speed of memory."""
 
 import math
 
@@ -10,31 +10,29 @@ from pyengine.rows import Rows, pieces
 CHUNK = 1 << 16  # elements of an activation computed at once, so that they stay in the cache
 
 
-def ffn_capture(
-    pre: Tensor,
-    rows: Rows,
-    act: str,
-    up: Tensor | None,
-    value: str,
-    signs: tuple[int, ...],
-    reuse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (out, values, block_max, n_nan); see `pyengine.ops.ffn_capture`."""
-    reuse = reuse and value != "pre"
+def apply_activation(pre: Tensor, act: str, up: Tensor | None, reuse: bool) -> Tensor:
+    """Return act(pre), times `up` if it is given; with `reuse` in place of `pre`."""
     out = _activation(pre, act, reuse)
-    if up is not None:
-        out = out.mul_(up) if reuse or act != "identity" else out * up
-    values = pre if value == "pre" else out
-    block_max = _block_max(values, rows, signs)
-    n_nan = torch.zeros(1, dtype=torch.int64, device=pre.device)
-    if block_max.sum().isnan():  # amax and sum hand NaN on; inf - inf only costs the detour
-        nan = values.isnan()
-        n_nan += (nan & (rows.ids >= 0)[:, :, None]).sum()
-        masked = [values.masked_fill(nan, -sign * math.inf) for sign in signs]
-        block_max = torch.cat(
-            [_block_max(m, rows, (s,)) for m, s in zip(masked, signs, strict=True)]
-        )
-    return out, values, block_max, n_nan
+    if up is None:
+        return out
+    return out.mul_(up) if reuse or act != "identity" else out * up
+
+
+def block_max(values: Tensor, rows: Rows, signs: tuple[int, ...]) -> Tensor:
+    """Return the maxima of `pyengine.ops.ffn_capture`, float32 [n_signs, n_blocks, F]."""
+    maxima = _block_max(values, rows, signs)
+    if not maxima.sum().isnan():  # amax and sum hand NaN on; inf - inf only costs the detour
+        return maxima
+    nan = values.isnan()
+    masked = [values.masked_fill(nan, -sign * math.inf) for sign in signs]
+    return torch.cat([_block_max(m, rows, (s,)) for m, s in zip(masked, signs, strict=True)])
+
+
+def count_nan(values: Tensor, rows: Rows) -> Tensor:
+    """Return the number of NaN among the competing values, int64 [1]."""
+    if values.sum().isnan():  # as above
+        return (values.isnan() & (rows.ids >= 0)[:, :, None]).sum().view(1)
+    return torch.zeros(1, dtype=torch.int64, device=values.device)
 
 
 def _activation(x: Tensor, act: str, reuse: bool) -> Tensor:

@@ -30,12 +30,26 @@ FLOATS = st.floats(width=32, allow_nan=False)
 IDS = st.integers(0, 2**32 - 2)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.fixture(params=["native", "torch"])
+def backend(request, monkeypatch):
+    """Run a test on both implementations of the CPU, of which C++ is the usual one."""
+    choose(monkeypatch, request.param)
+    return request.param
+
+
+def choose(patch, backend):
+    if backend == "native":
+        patch.delenv("PYENGINE_BACKEND", raising=False)
+    else:
+        patch.setenv("PYENGINE_BACKEND", backend)
+
+
+@pytest.mark.parametrize("name", ["native", "torch", "reference"])
 @settings(max_examples=100, deadline=None)
 @given(case=CASES)
-def test_topk_matches_a_sort(backend, case):
+def test_topk_matches_a_sort(name, case):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYENGINE_BACKEND", backend)
+        choose(patch, name)
         check_topk(case)
 
 
@@ -64,26 +78,26 @@ def test_tuning_never_changes_the_result(case, block, chunk, merge_at_once, few,
 
 @pytest.mark.parametrize("per_unit", [True, False])
 @pytest.mark.parametrize("ties", [True, False])
-def test_rows_longer_than_a_block(per_unit, ties):
+def test_rows_longer_than_a_block(per_unit, ties, backend):
     shapes = [(3, 150), (2, 64), (2, 65)]
     check_topk(Case(seed=5, k=30, per_unit=per_unit, ties=ties, holes=True, shapes=shapes))
 
 
-def test_a_row_with_several_runs_is_one_unit():
+def test_a_row_with_several_runs_is_one_unit(backend):
     values = torch.tensor([[5.0, 9.0, 7.0, 1.0, 6.0]])[:, :, None]
     ids = torch.tensor([[0, -1, 2, -1, 4]])
     assert _top(values, ids, k=3) == [(7.0, 2)]
     assert _top(values, ids, k=3, per_unit=False) == [(7.0, 2), (6.0, 4), (5.0, 0)]
 
 
-def test_ties_keep_the_lower_id_and_negative_zero_is_zero():
+def test_ties_keep_the_lower_id_and_negative_zero_is_zero(backend):
     values = torch.tensor([[-0.0, 0.0, 0.0], [0.0, -0.0, -1.0]])[:, :, None]
     ids = torch.arange(6).view(2, 3)
     assert _top(values, ids, k=2) == [(0.0, 0), (0.0, 3)]
     assert _top(values, ids, k=4, per_unit=False) == [(0.0, 0), (0.0, 1), (0.0, 2), (0.0, 3)]
 
 
-def test_floor_keeps_strictly_larger_scores():
+def test_floor_keeps_strictly_larger_scores(backend):
     values = torch.tensor([[0.0, 1e-38, -1.0, 2.0]])[:, :, None]
     ids = torch.arange(4).view(1, 4)
     assert _top(values, ids, k=4, per_unit=False, floor=0.0) == [
@@ -92,7 +106,7 @@ def test_floor_keeps_strictly_larger_scores():
     ]
 
 
-def test_load_continues_where_the_state_was_saved():
+def test_load_continues_where_the_state_was_saved(backend):
     first, second = torch.randn(4, 3, 2), torch.randn(4, 3, 2)
     ids = torch.arange(12).view(4, 3)
     whole = ops.TopKState(2, 3, device="cpu", floor=0.0)
@@ -152,7 +166,7 @@ def test_reference_topk_by_hand():
 
 @pytest.mark.parametrize("dense", [0.0, 1.0])
 @pytest.mark.parametrize("per_unit", [True, False])
-def test_a_row_of_nothing_but_nan_offers_nothing(per_unit, dense, monkeypatch):
+def test_a_row_of_nothing_but_nan_offers_nothing(per_unit, dense, backend, monkeypatch):
     monkeypatch.setattr(torch_topk, "DENSE", dense)
     nan, inf = math.nan, math.inf
     values = torch.tensor([[nan, nan, 3.0], [-inf, nan, 4.0]])[:, :, None]
@@ -160,7 +174,7 @@ def test_a_row_of_nothing_but_nan_offers_nothing(per_unit, dense, monkeypatch):
     assert _top(values, ids, k=3, per_unit=per_unit) == [(-inf, 3)]
 
 
-def test_ids_must_ascend_along_a_row():
+def test_ids_must_ascend_along_a_row(backend):
     with pytest.raises(ValueError, match="ids must ascend along each row"):
         _top(torch.zeros(1, 3, 1), torch.tensor([[1, 1, -1]]), k=1)
     assert _top(torch.zeros(1, 3, 1), torch.tensor([[2, -1, 1]]), k=1) == [(0.0, 1)]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ class Heap:
     """The k best entries of each of `n_keys` keys, by the packed keys of `pyengine.packed`."""
 
     k: int
+    parts: tuple[str, ...] = ("",)  # of `tensors`
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state: under "" int64 [n_keys, k], descending, EMPTY at the end."""
@@ -33,20 +35,29 @@ class Heap:
     def fold(
         self,
         captured: ops.Captured,
-        block_max: Tensor,
         rows: ops.Rows,
         prefixes: Tensor,
         *,
         sign: int,
+        index: int = 0,
         first_key: int = 0,
         seen: int = 0,
         careful: bool = False,
     ) -> None:
         """Fold a batch in, as `pyengine.ops.topk_fold` does, without waiting where it can.
 
-        `prefixes`, int64 [B, T], are equal where equal prefixes end.
+        `prefixes`, int64 [B, T], are equal where equal prefixes end; `index` is the place of `sign`
+        among those of `captured`.
         """
         raise NotImplementedError
+
+    def snapshot(self) -> Any:
+        """Return what `restore` needs; on the CPU only the latest can be restored."""
+        return {name: tensor.clone() for name, tensor in self.tensors().items()}
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to a snapshot, dropping what is pending."""
+        self.load(snapshot)
 
     def flush(self) -> None:
         """Merge what is pending, without waiting for the device."""
@@ -86,6 +97,12 @@ class RowHeap(Heap):
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         self._state.load(tensors[""])
 
+    def snapshot(self) -> Any:
+        return self._state.snapshot()
+
+    def restore(self, snapshot: Any) -> None:
+        self._state.restore(snapshot)
+
     def groups(self) -> Tensor:
         """Return the id of the unit, or of the position."""
         ids = ops.unpack(self._state.top)[1]
@@ -94,19 +111,20 @@ class RowHeap(Heap):
     def fold(
         self,
         captured: ops.Captured,
-        block_max: Tensor,
         rows: ops.Rows,
         prefixes: Tensor,
         *,
         sign: int,
+        index: int = 0,
         first_key: int = 0,
         seen: int = 0,
         careful: bool = False,
     ) -> None:
+        state = self._state
         ops.topk_fold(
-            self._state,
+            state,
             captured.values,
-            block_max,
+            captured.block_max[index] if state.needs_block_max else None,
             rows,
             first_key=first_key,
             sign=sign,
@@ -130,6 +148,8 @@ class PrefixHeap(Heap):
     the members of the groups arrive. A prefix that is dropped needs no memory: were it to belong
     to the result, the member of its group that takes it there would enter by itself.
     """
+
+    parts = ("", "_prefixes")
 
     def __init__(
         self, n_keys: int, k: int, *, device: torch.device | str, floor: float | None
@@ -155,11 +175,11 @@ class PrefixHeap(Heap):
     def fold(
         self,
         captured: ops.Captured,
-        block_max: Tensor,
         rows: ops.Rows,
         prefixes: Tensor,
         *,
         sign: int,
+        index: int = 0,
         first_key: int = 0,
         seen: int = 0,
         careful: bool = False,

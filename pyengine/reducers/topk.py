@@ -152,9 +152,8 @@ class StreamingTopK:
         self._fold(captured, rows, rows.ids, first_key=first_key, seen=seen, careful=careful)
 
     def _fold(self, captured: ops.Captured, rows: ops.Rows, prefixes: Tensor, **how: Any) -> None:
-        heaps = self._heaps.items()
-        for (sign, heap), block_max in zip(heaps, captured.block_max, strict=True):
-            heap.fold(captured, block_max, rows, prefixes, sign=sign, **how)
+        for index, (sign, heap) in enumerate(self._heaps.items()):
+            heap.fold(captured, rows, prefixes, sign=sign, index=index, **how)
 
     def flush(self) -> None:
         """Merge what is pending, without waiting for the device."""
@@ -183,7 +182,7 @@ class StreamingTopK:
         their prefixes, `max_prefixes` and `min_prefixes`; `seen`, int64: rows so far (they decide
         how often CUDA merges, never the result); `settings`, uint8: JSON.
         """
-        state = {name: tensor.cpu() for name, tensor in self.snapshot().items()}
+        state = {name: tensor.cpu().clone() for name, tensor in self._tensors().items()}
         state["seen"] = torch.tensor(self._seen)
         state["settings"] = settings.to_tensor(self._settings())
         return state
@@ -197,17 +196,18 @@ class StreamingTopK:
             PyengineError: if a tensor is missing or does not fit, or if the settings differ.
         """
         settings.check_state(self._settings(), self._tensors(), state)
-        self.restore(state)
+        for sign, heap in self._heaps.items():
+            heap.load({part: state[NAMES[sign] + part] for part in heap.parts})
         self._seen = int(state.get("seen", 0))
 
-    def snapshot(self) -> dict[str, Tensor]:
-        """Return a copy of the heaps on their device, for `restore`."""
-        return {name: tensor.clone() for name, tensor in self._tensors().items()}
+    def snapshot(self) -> dict[int, Any]:
+        """Return what `restore` needs; on the CPU only the latest serves, until merge or load."""
+        return {sign: heap.snapshot() for sign, heap in self._heaps.items()}
 
-    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+    def restore(self, snapshot: Mapping[int, Any]) -> None:
         """Go back to a snapshot, dropping whatever is pending."""
         for sign, heap in self._heaps.items():
-            heap.load({part: snapshot[NAMES[sign] + part] for part in heap.tensors()})
+            heap.restore(snapshot[sign])
 
     def compute(self, sign: str | None = None) -> TopK:
         """Return the entries of one direction (needed only after sign="both"), on the CPU.
