@@ -14,9 +14,9 @@ from pyengine import ops
 from pyengine.batches import Batch
 from pyengine.competition import EVERY_TOKEN, Competition, Reading
 from pyengine.errors import PyengineError
-from pyengine.families import Layer
 from pyengine.forward import Forward
 from pyengine.fused import check_untouched, fuse
+from pyengine.layers import Layer
 from pyengine.models import Model
 from pyengine.sites import Site, coefficient_site
 from pyengine.taps import StopForwardError, attach

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pyengine import ops
 from pyengine.batches import Batch
-from pyengine.families import Layer, Stack
+from pyengine.families import Stack
 from pyengine.forward import Forward, to_device
 from pyengine.fused import fuse
+from pyengine.layers import Layer
 from pyengine.models import Model
 from pyengine.sites import block_prefix, sites_of
 from pyengine.taps import attach

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from pyengine.errors import PyengineError
-from pyengine.families import FUSED_ACTIVATIONS, Layer
+from pyengine.families import FUSED_ACTIVATIONS
+from pyengine.layers import Layer
 from pyengine.models import Model
 
 # (layer, input of the non-linearity, name of its formula, linear half of a gated FFN or None) ->

@@ -22,9 +22,9 @@ from pyengine.checks import check_choice
 from pyengine.cloze import Cloze, batch_clozes
 from pyengine.effects import Ask
 from pyengine.errors import PyengineError
-from pyengine.families import Layer
 from pyengine.forward import Forward, to_device
 from pyengine.intervention_base import Intervention, check_neurons
+from pyengine.layers import Layer
 from pyengine.models import Model
 from pyengine.sites import coefficient_site
 from pyengine.taps import Handle, attach

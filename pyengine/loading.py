@@ -12,7 +12,8 @@ from transformers.utils import logging
 
 from pyengine import embedded
 from pyengine.errors import PyengineError
-from pyengine.families import FAMILIES, Family, body_of, family_of
+from pyengine.families import FAMILIES, Family, family_of
+from pyengine.layers import body_of
 from pyengine.model_checks import check_modules, check_weights
 from pyengine.models import Model
 

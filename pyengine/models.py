@@ -12,7 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pyengine import stacked_weights
 from pyengine.errors import PyengineError
-from pyengine.families import Family, Layer, body_of, layers_of
+from pyengine.families import Family
+from pyengine.layers import Layer, body_of, layers_of
 from pyengine.store import tokenizer_hash
 
 # T5 has no longest input of its own; longer units are split here unless told otherwise.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyengine.checks import check_choice
 from pyengine.errors import PyengineError
-from pyengine.families import Layer
+from pyengine.layers import Layer
 from pyengine.models import Model
 from pyengine.vocab_project import Projection, vocab_project
 

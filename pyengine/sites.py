@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pyengine.families import Layer, Stack
+from pyengine.families import Stack
+from pyengine.layers import Layer
 from pyengine.models import Model
 
 # How a site's value is got from its module; see `pyengine.taps`.

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from pyengine.errors import PyengineError
-from pyengine.families import body_of
+from pyengine.layers import body_of
 from pyengine.sites import INPUT, NORMALIZED, OUTPUT, PATTERN, SCALE, SCORES, STREAM, Site
 
 # Given a site's value; what it returns takes its place, None leaves it.

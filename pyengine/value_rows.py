@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from pyengine.families import Layer
+from pyengine.layers import Layer
 from pyengine.models import Model
 from pyengine.neurons import Neuron
 

@@ -8,7 +8,8 @@ import transformers
 from tiny_models import FAMILIES, tiny_model
 
 import pyengine
-from pyengine.families import body_of, family_of, layers_of
+from pyengine.families import family_of
+from pyengine.layers import body_of, layers_of
 
 
 def _weight(module: Any) -> torch.Tensor:

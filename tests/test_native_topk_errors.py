@@ -1,11 +1,13 @@
 """What the bindings of the C++ top-k refuse: nothing is converted, and nothing written beyond."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pyengine import _native
 
-HEAPS = {
+HEAPS: dict[str, Any] = {
     "entries": np.zeros((2, 5), np.int64),
     "counts": np.zeros(2, np.int32),
     "thresholds": np.zeros(2, np.int64),
@@ -38,8 +40,10 @@ FROZEN.flags.writeable = False
         ),
     ],
 )
-def test_malformed_arrays_are_refused(heaps: dict, arguments: dict, message: str) -> None:
-    usual = {
+def test_malformed_arrays_are_refused(
+    heaps: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    usual: dict[str, Any] = {
         "undo": {},
         "values": np.zeros((1, 1, 2), np.float32),
         "ids": np.zeros((1, 1), np.int64),

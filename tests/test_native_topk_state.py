@@ -42,7 +42,8 @@ def test_going_back_is_exact_at_any_moment(
         if step == "fold":
             last = batch(chance, n_keys, ties, wild, 200 * number)
         if step in ("fold", "again"):
-            twin.fold(*last, sign=sign)
+            values, ids = last
+            twin.fold(values, ids, sign=sign)
         elif step == "mark":
             mark, top_of_mark = twin.state.snapshot(), twin.top.clone()
         elif step == "back" and mark is not None:

@@ -7,7 +7,7 @@ from pyengine.capture import ACTIVATION_MODES
 from pyengine.checks import check_choice, check_count
 from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS
 from pyengine.errors import PyengineError
-from pyengine.families import Layer
+from pyengine.layers import Layer
 from pyengine.models import Model
 from pyengine.positions import POSITIONS
 from pyengine.readout import HEADS, Readout, readout

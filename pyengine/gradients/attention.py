@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyengine.families import Layer
+from pyengine.layers import Layer
 from pyengine.models import Model
 
 

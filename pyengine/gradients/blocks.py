@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from pyengine.families import FUSED_ACTIVATIONS, Layer
+from pyengine.families import FUSED_ACTIVATIONS
 from pyengine.gradients.attention import Attention, attentions_of
+from pyengine.layers import Layer
 from pyengine.models import Model
 
 # One kernel, forward and backward, where transformers composes several.

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pyengine.cloze import Cloze, batch_clozes
-from pyengine.families import Layer, Stack
+from pyengine.families import Stack
 from pyengine.forward import Forward, to_device
+from pyengine.layers import Layer
 from pyengine.models import Model
 
 
