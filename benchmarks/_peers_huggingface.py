@@ -1,7 +1,8 @@
 """Plain Hugging Face: bare forward passes, and forward hooks such as anybody writes."""
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -131,13 +132,33 @@ def _hooked(setting: Setting, function: Hook) -> Iterator[None]:
 
 
 def fraction_run(setting: Setting) -> float:
-    """Return the share of the body's FLOP that lie before the middle layer's coefficients.
+    """Return the share of the body's FLOP in the blocks that are begun to cache the middle layer.
 
     Products and attention count, as torch counts them; embeddings, norms and non-linearities do
     not.
     """
     ids = setting.ids[: setting.scale.batch]
-    return _flop(one_layer(setting), ids) / _flop(body(setting), ids)
+    return _flop(_through_middle(setting), ids) / _flop(body(setting), ids)
+
+
+def _through_middle(setting: Setting) -> Run:
+    """Run the body to the end of its middle block."""
+    path = setting.down_projections(setting.body)[setting.middle]
+    block = re.match(r".*?\.\d+(?=\.)", path)
+    assert block is not None, path
+
+    def stop(*_: Any) -> None:
+        raise _Enough
+
+    def run(ids: Tensor) -> Answer:
+        handle = setting.body.get_submodule(block.group()).register_forward_hook(stop)
+        with suppress(_Enough):
+            for batch in setting.batches(ids):
+                setting.body(**batch.inputs)
+        handle.remove()
+        return Answer(torch.zeros(0))
+
+    return run
 
 
 def _flop(run: Run, ids: Tensor) -> int:

@@ -28,7 +28,7 @@ class Target(NamedTuple):
     Attributes:
         case, peer: whose times are compared.
         limit: the most that the case may take of the peer's time; None: the fraction of the model
-            that was run. With `faster`: how many times as fast it must be.
+            that was run, in blocks begun. With `faster`: how many times as fast it must be.
         faster: see `limit`.
         families: where it holds.
     """
@@ -86,6 +86,6 @@ def judge(
     met = ratio >= limit if target.faster else ratio <= limit
     what, sign = ("times as fast as", "≥") if target.faster else ("of the CPU time of", "≤")
     name = f"  {target.case}: {what} {target.peer}"
-    beside = "limit: the fraction of FLOP that was run" if target.limit is None else ""
+    beside = "limit: the FLOP of the blocks that were begun" if target.limit is None else ""
     line = Line(name, "", beside, f"{ratio:.3f} x", f"{sign} {limit:.3g} x", verdict(met))
     return line, {"ratio": ratio, "limit": limit, "met": met}
