@@ -7,9 +7,10 @@
 One process, one thread, models of the usual sizes with random weights, in float32. The cases take
 turns, several rounds. Targets in CPU time of the body's forward pass: the best tokens of all layers
 within 1.05 times with the model's own activations, 0.92 with GPT-2's fused; one layer cached within
-the fraction of the model that was run, counted in FLOP of the blocks begun. In that of others: 1.7 times as fast as
-TransformerLens with `torch.topk`, 1.2 times as fast as nnsight. All must find the same (where
-scores are equal, any of the ids): scores that differ by more than 1e-4 make the exit code 1.
+the fraction of the model that was run, counted in FLOP of the blocks begun. In that of others: 1.7
+times as fast as TransformerLens with `torch.topk`, 1.2 times as fast as nnsight. All must find the
+same (where scores are equal, any of the ids): scores that differ by more than 1e-4 make the exit
+code 1.
 """
 
 import argparse

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arrays.hpp"
+#include "gelu.hpp"
 #include "heap_merge.hpp"
 #include "row_summary.hpp"
 #include "topk.hpp"
@@ -121,6 +122,21 @@ py::tuple summarize_rows(const py::array& logits, const py::array& targets, int 
     return summarize_rows_of<float>(logits, targets, n_threads);
 }
 
+std::int64_t gelu_tanh(const py::object& all_values, const py::object& all_ids,
+                       const py::object& all_out, int n_threads) {
+    const auto values = to_array<float>(all_values, 1, "values");
+    const auto ids = to_array<std::int64_t>(all_ids, 1, "ids");
+    float* const out = in_place<float>(all_out, values.size(), 0, "out");
+    const std::int64_t n_rows = ids.size();
+    if (n_rows ? values.size() % n_rows != 0 : values.size() > 0) {
+        fail("values", "have shape " + shape_text(values) + ", which is no multiple of the " +
+                           std::to_string(n_rows) + " ids");
+    }
+    const std::int64_t n_columns = n_rows ? values.size() / n_rows : 0;
+    const py::gil_scoped_release release;
+    return pyengine::gelu_tanh(values.data(), ids.data(), n_rows, n_columns, n_threads, out);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -130,5 +146,7 @@ PYBIND11_MODULE(_native, module) {
                py::arg("n_threads") = 0, "See pyengine.merge.merge_heaps.");
     module.def("summarize_rows", &summarize_rows, py::arg("logits"), py::arg("targets"),
                py::arg("n_threads") = 0, "See pyengine.torch_vocab.Summary.");
+    module.def("gelu_tanh", &gelu_tanh, py::arg("values"), py::arg("ids"), py::arg("out"),
+               py::arg("n_threads") = 1, "See pyengine.torch_ops.native_gelu_tanh.");
     add_topk(module);
 }

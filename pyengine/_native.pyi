@@ -29,3 +29,9 @@ def fold_topk(
     n_threads: int = 1,
 ) -> None: ...
 def best_entries(heaps: Mapping[str, NDArray], k: int, n_threads: int = 1) -> NDArray[np.int64]: ...
+def gelu_tanh(
+    values: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    out: NDArray[np.float32],
+    n_threads: int = 1,
+) -> int: ...

@@ -12,7 +12,7 @@ Example, the whole life of a search for the k largest activations of every FFN d
 """
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -125,14 +125,12 @@ def _capture(
     signs: tuple[int, ...],
     reuse: bool,
 ) -> Captured:
-    backend = backend_for(pre.device)
+    backend = backend_for(pre.device, cpu="native")
     if backend == "reference":
         return Captured(*reference.ffn_capture(pre, rows.ids, act, up, value, signs))
-    if backend == "torch":
-        out = torch_ops.apply_activation(pre, act, up, reuse and value != "pre")
-        values = pre if value == "pre" else out
-        block_max = partial(torch_ops.block_max, values, rows, signs)
-        return Captured(out, values, block_max, partial(torch_ops.count_nan, values, rows))
+    if backend in ("native", "torch"):
+        native, reuse = backend == "native", reuse and value != "pre"
+        return Captured(*torch_ops.capture(pre, rows, act, up, value, signs, reuse, native))
     from pyengine.kernels.ffn_capture import ffn_capture as kernel
 
     return Captured(*kernel(pre, rows.ids, act=act, up=up, value=value, signs=signs))

@@ -1,13 +1,45 @@
 """Capture on the CPU: in-place activation, maxima of blocks, NaN, at the speed of memory."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from pyengine import _native
 from pyengine.rows import Rows, pieces
 
 CHUNK = 1 << 16  # elements of an activation computed at once, so that they stay in the cache
+ALONE = 1 << 18  # elements below which threads cost more than they gain
+
+
+def capture(
+    pre: Tensor,
+    rows: Rows,
+    act: str,
+    up: Tensor | None,
+    value: str,
+    signs: tuple[int, ...],
+    reuse: bool,
+    native: bool,
+) -> tuple[Tensor, Tensor, Callable[[], Tensor], Tensor | Callable[[], Tensor]]:
+    """Return (out, values, block_max, n_nan) of `pyengine.ops.ffn_capture`.
+
+    With `native`, gelu_tanh in float32 is computed in C++.
+    """
+    n_nan: Tensor | None = None
+    if native and act == "gelu_tanh" and pre.dtype == torch.float32:
+        out, n_nan = native_gelu_tanh(pre, rows, reuse)
+        if up is not None:
+            out.mul_(up)
+    else:
+        out = apply_activation(pre, act, up, reuse)
+    values = pre if value == "pre" else out
+    maxima = partial(block_max, values, rows, signs)
+    if n_nan is not None and value == "post" and up is None:
+        return out, values, maxima, n_nan
+    return out, values, maxima, partial(count_nan, values, rows)
 
 
 def apply_activation(pre: Tensor, act: str, up: Tensor | None, reuse: bool) -> Tensor:
@@ -16,6 +48,23 @@ def apply_activation(pre: Tensor, act: str, up: Tensor | None, reuse: bool) -> T
     if up is None:
         return out
     return out.mul_(up) if reuse or act != "identity" else out * up
+
+
+def native_gelu_tanh(pre: Tensor, rows: Rows, reuse: bool) -> tuple[Tensor, Tensor]:
+    """Return gelu_tanh of float32 [B, T, F], and `count_nan` of it from the same pass, in C++.
+
+    With `reuse` in place of a contiguous `pre`.
+    """
+    values = pre.detach().contiguous()
+    out = values if reuse or not pre.is_contiguous() else torch.empty_like(values)
+    n_nan = _native.gelu_tanh(
+        values.view(-1).numpy(),
+        rows.ids.reshape(-1).numpy(),
+        out.view(-1).numpy(),
+        1 if out.numel() < ALONE else torch.get_num_threads(),
+    )
+    torch.autograd.graph.increment_version(out)  # as torch's own functions that write in place
+    return out, torch.tensor([n_nan])
 
 
 def block_max(values: Tensor, rows: Rows, signs: tuple[int, ...]) -> Tensor:

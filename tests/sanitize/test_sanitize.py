@@ -21,7 +21,12 @@ ROUNDS = 3000
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 @pytest.mark.parametrize(
     "name, done_word",
-    [("driver", "merged"), ("rows_driver", "summarized"), ("topk_driver", "folded")],
+    [
+        ("driver", "merged"),
+        ("gelu_driver", "activated"),
+        ("rows_driver", "summarized"),
+        ("topk_driver", "folded"),
+    ],
 )
 def test_random_input_is_handled_cleanly(
     name: str, done_word: str, sanitizers: str, tmp_path: Path
