@@ -101,3 +101,24 @@ def test_the_attribution_table_quotes_the_results_file(model: str, n_tokens: int
         assert f"({found['cpu_ratio']:.1f} ×)" in row
     for used in memory.values():
         assert f"{used / 2**20:,.0f} MiB" in row
+
+
+@pytest.mark.parametrize(
+    ("row", "case"),
+    [
+        ("bare body forward", "body"),
+        ("forward hooks, `torch.topk`", "hooks + topk"),
+        ("TransformerLens 4.3.0, `torch.topk`", "TransformerLens + topk"),
+        ("nnsight 0.8.1, `torch.topk`", "nnsight + topk"),
+        ("**`trigger_examples`**, the model's activations", "pyengine model"),
+        ("**`trigger_examples`**, fused activations", "pyengine fused"),
+        ("one layer: **`run_with_cache`**", "run_with_cache one layer"),
+    ],
+)
+def test_the_table_of_peers_quotes_the_results_file(row: str, case: str) -> None:
+    path = ROOT / "benchmarks" / "results" / "cpu-peers.json"
+    figures = json.loads(path.read_text())["figures"]
+    cells = [
+        f"{figures[family]['cases'][case]['of_body']:.2f}" for family in ("gpt2", "bert", "t5")
+    ]
+    assert f"| {row} | {' | '.join(cells)} |" in README
