@@ -11,6 +11,7 @@ from pathlib import Path
 from pyengine.errors import PyengineError
 
 CHUNK_BYTES = 1 << 20
+SUFFIX = ".tmp"
 
 
 def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -24,7 +25,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], None]) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
     except OSError as error:
         raise PyengineError(f"cannot write {path}: {error.strerror or error}") from error
     os.close(handle)
@@ -53,9 +54,10 @@ def atomic_folder(folder: str | Path, write: Callable[[Path], None]) -> None:
         raise PyengineError(f"{folder} exists already; give a new directory")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        name = tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=SUFFIX)
     except OSError as error:
         raise PyengineError(f"cannot write {folder}: {error.strerror or error}") from error
+    temporary = Path(name)
     try:
         write(temporary)
         for path in temporary.rglob("*"):
@@ -74,6 +76,11 @@ def atomic_folder(folder: str | Path, write: Callable[[Path], None]) -> None:
 def atomic_write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 through `atomic_write`."""
     atomic_write(path, lambda temporary: _write_text(temporary, text))
+
+
+def temporaries(folder: str | Path) -> list[Path]:
+    """List the files in a folder, at any depth, that are being written or whose writer died."""
+    return list(Path(folder).rglob(f".*{SUFFIX}"))
 
 
 def sha256_file(path: str | Path) -> str:

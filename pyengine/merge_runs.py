@@ -7,7 +7,7 @@ from typing import Any
 
 from pyengine.errors import PyengineError
 from pyengine.manifest import differences, read_manifest
-from pyengine.parts import Part, drop_parts, find_parts
+from pyengine.parts import Part, find_parts
 from pyengine.run import RunFolder, open_run, verify
 from pyengine.shards import FOLDER, Merge, Shard, check_cover, merge_shards
 from pyengine.token_text import TokenText
@@ -115,7 +115,6 @@ def _merge_parts(paths: list[Path], out: Path, manifest: dict[str, Any], mixed: 
     result = make(parts, paths[0], restarted(manifest), mixed)
     run = RunFolder.begin(out, result.manifest)
     result.write(run, merged_from=[str(path) for path in paths])
-    drop_parts(out)
 
 
 def _predictions(parts: list[Part], run: Path, manifest: dict[str, Any], mixed: bool) -> Any:

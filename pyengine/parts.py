@@ -5,7 +5,6 @@ block without a marker has not been done.
 """
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,11 +81,6 @@ def find_parts(run: Path) -> list[Part]:
     """
     found = [_read(path) for path in sorted((run / FOLDER).glob("*.json"))]
     return [part for part in found if all(part.path(kind).exists() for kind in part.files)]
-
-
-def drop_parts(run: Path) -> None:
-    """Remove the parts of a run whose result is complete."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 
 def _read(path: Path) -> Part:

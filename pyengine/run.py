@@ -9,8 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pyengine import parts, shards
 from pyengine.errors import PyengineError
-from pyengine.files import sha256_file
+from pyengine.files import sha256_file, temporaries
 from pyengine.manifest import (
     MANIFEST,
     differences,
@@ -18,7 +19,6 @@ from pyengine.manifest import (
     write_manifest,
     write_provenance,
 )
-from pyengine.shards import FOLDER, shard_path
 
 # What a complete run of each analysis opens as: a class with `open(folder, manifest)`.
 _RESULTS = {
@@ -56,7 +56,7 @@ class RunFolder:
             return cls._join(path, manifest)
         if path.exists() and not path.is_dir():
             raise PyengineError(f"{path} is a file; give a directory for the run")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and set(path.iterdir()).difference(temporaries(path)):
             raise PyengineError(f"{path} is not empty and not a run; give another directory")
         write_manifest(path, manifest)
         return cls(path, dict(manifest))
@@ -68,7 +68,10 @@ class RunFolder:
             raise PyengineError(
                 f"{path} was made with other settings ({'; '.join(found)}); give another directory"
             )
-        return cls(path, existing)
+        run = cls(path, existing)
+        if run.complete:  # perhaps killed before the last step of `finish`
+            run._tidy()
+        return run
 
     @property
     def complete(self) -> bool:
@@ -76,7 +79,7 @@ class RunFolder:
 
     def shard_file(self, shard: int, n_shards: int) -> Path:
         """Name the checkpoint of a shard."""
-        return shard_path(self.path, shard, n_shards)
+        return shards.shard_path(self.path, shard, n_shards)
 
     @contextlib.contextmanager
     def lock(self, shard: int, n_shards: int) -> Iterator[None]:
@@ -98,7 +101,7 @@ class RunFolder:
         file.unlink(missing_ok=True)
 
     def finish(self, files: Iterable[str], result: Mapping[str, Any], **provenance: Any) -> None:
-        """Write the manifest that vouches for the files, then drop the checkpoints.
+        """Write the manifest that vouches for the files, then drop checkpoints and parts.
 
         Args:
             files: names of the result's files in this directory, already written.
@@ -109,7 +112,14 @@ class RunFolder:
         self.manifest |= {"status": "complete", "files": sums, "result": dict(result)}
         write_provenance(self.path, {"seconds": time.time() - self._started, **provenance})
         write_manifest(self.path, self.manifest)
-        shutil.rmtree(self.path / FOLDER, ignore_errors=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Leave nothing but the result."""
+        for folder in (shards.FOLDER, parts.FOLDER):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for file in temporaries(self.path):
+            file.unlink(missing_ok=True)
 
 
 def open_run(folder: str | Path) -> Any:

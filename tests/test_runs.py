@@ -116,6 +116,20 @@ def test_a_complete_run_is_opened_and_not_repeated(tmp_path: Path) -> None:
     assert tensors_equal(first, second)
 
 
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".manifest.json.x1.tmp").touch()  # killed before the first manifest
+    search(run)
+    result = set(run.iterdir())
+    (run / ".mine").touch()
+    for name in (".manifest.json.x2.tmp", "shards/.0.x3.tmp", "shards/0-of-1.lock", "parts/0.json"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).touch()
+    search(run)
+    assert set(run.iterdir()) == result | {run / ".mine"}
+
+
 def test_save_and_open_round_trip(tmp_path: Path) -> None:
     found = search(None, sign="both")
     found.save(tmp_path / "run")

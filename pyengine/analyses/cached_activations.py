@@ -18,7 +18,6 @@ from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
 from pyengine.loading import load
 from pyengine.manifest import MANIFEST, describe, describe_corpus
-from pyengine.parts import drop_parts
 from pyengine.run import RunFolder, open_run
 from pyengine.site_names import Names
 from pyengine.store import TokenStore
@@ -91,7 +90,6 @@ def cache_activations(
         describe_corpus(store, source),
     )
     if (folder / MANIFEST).exists() and RunFolder.begin(folder, manifest).complete:
-        drop_parts(folder)
         found: CachedActivations = open_run(folder)
         return found
     done = parts_done(folder, blocks)
@@ -108,7 +106,6 @@ def cache_activations(
         if shard[1] > 1:
             return found
         found.write(run)
-    drop_parts(run.path)
     return CachedActivations.open(run.path, run.manifest)
 
 

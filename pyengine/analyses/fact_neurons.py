@@ -22,7 +22,6 @@ from pyengine.batches import shard_blocks
 from pyengine.facts import Fact, describe_facts
 from pyengine.manifest import describe
 from pyengine.models import Model
-from pyengine.parts import drop_parts
 from pyengine.run import RunFolder, open_run
 
 
@@ -106,12 +105,10 @@ def fact_neurons(
         return from_blocks(run_in_memory(search, blocks, progress), manifest)
     run = RunFolder.begin(Path(out), manifest)
     if run.complete:
-        drop_parts(run.path)
         opened: FactNeurons = open_run(run.path)
         return opened
     with run.lock(*shard):
         found = from_parts(run_into_parts(search, blocks, run.path, progress), run.manifest)
         if shard[1] == 1:
             found.write(run)
-            drop_parts(run.path)
     return found

@@ -17,7 +17,6 @@ from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
 from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
-from pyengine.parts import drop_parts
 from pyengine.run import RunFolder, open_run
 from pyengine.store import TokenStore
 from pyengine.token_text import TokenText
@@ -124,7 +123,6 @@ def ffn_predictions(
     run = RunFolder.begin(Path(out), manifest)
     text.save(run.path)
     if run.complete:
-        drop_parts(run.path)
         found: Predictions = open_run(run.path)
         return found
     with run.lock(*shard):
@@ -133,7 +131,6 @@ def ffn_predictions(
         if shard[1] > 1:
             return found
         found.write(run)
-    drop_parts(run.path)
     return Predictions.open(run.path, run.manifest)
 
 

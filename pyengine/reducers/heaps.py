@@ -1,6 +1,7 @@
 """The k best packed keys of every key: of units or tokens, or at most one for each prefix."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,24 +15,25 @@ from pyengine.packed import EMPTY, floor_key, pack, score_of
 SLICE = 256  # positions that a PrefixHeap folds in at once: bounds its memory
 
 
-class Heap:
+class Heap(ABC):
     """The k best entries of each of `n_keys` keys, by the packed keys of `pyengine.packed`."""
 
     k: int
     parts: tuple[str, ...] = ("",)  # of `tensors`
 
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state: under "" int64 [n_keys, k], descending, EMPTY at the end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what `tensors` returned, dropping what is pending."""
-        raise NotImplementedError
 
+    @abstractmethod
     def groups(self) -> Tensor:
         """Return int64 [n_keys, k]: of entries of one group only the best may stay."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fold(
         self,
         captured: ops.Captured,
@@ -49,7 +51,6 @@ class Heap:
         `prefixes`, int64 [B, T], are equal where equal prefixes end; `index` is the place of `sign`
         among those of `captured`.
         """
-        raise NotImplementedError
 
     def snapshot(self) -> Any:
         """Return what `restore` needs; on the CPU only the latest can be restored."""
@@ -59,7 +60,7 @@ class Heap:
         """Go back to a snapshot, dropping what is pending."""
         self.load(snapshot)
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027 - not every heap has something pending
         """Merge what is pending, without waiting for the device."""
 
     def take_overflow(self) -> bool:
