@@ -21,6 +21,7 @@ PACKAGES = [
     "pyengine.kernels",
     "pyengine.plots",
     "pyengine.reducers",
+    "pyengine.scale",
 ]
 DEMO_DATA = [
     f"demo/**/{name}" for name in ("*.safetensors", "*.json", "*.jsonl", "*.tokens", "*.md")

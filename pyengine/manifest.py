@@ -66,10 +66,10 @@ def describe_model(model: Model) -> dict[str, Any]:
     }
 
 
-def describe_corpus(store: TokenStore, source: str) -> dict[str, Any]:
-    """Return the manifest's section on a tokenised corpus; `source` is for display."""
+def describe_corpus(store: TokenStore) -> dict[str, Any]:
+    """Return the manifest's section on a tokenised corpus; its source is for display."""
     return {
-        "source": source,
+        "source": store.source,
         "sha256": store.content_hash,
         "n_units": store.n_units,
         "n_tokens": store.n_tokens,

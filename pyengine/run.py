@@ -19,6 +19,7 @@ from pyengine.manifest import (
     write_manifest,
     write_provenance,
 )
+from pyengine.scale import tasks
 
 # What a complete run of each analysis opens as: a class with `open(folder, manifest)`.
 _RESULTS = {
@@ -116,7 +117,7 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Leave nothing but the result."""
-        for folder in (shards.FOLDER, parts.FOLDER):
+        for folder in (shards.FOLDER, parts.FOLDER, tasks.FOLDER):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for file in temporaries(self.path):
             file.unlink(missing_ok=True)

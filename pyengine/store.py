@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ class TokenStore:
         adds_special: whether the model's special tokens go around a unit; False for token ids
             that were given, which are fed as they are.
         content_hash: SHA-256 over the tokens (as little-endian uint32) and the offsets.
+        source: where it comes from, in words.
     """
 
     tokens: np.ndarray
@@ -57,6 +58,7 @@ class TokenStore:
     report: Report
     adds_special: bool
     content_hash: str
+    source: str = "token store"
 
     @classmethod
     def in_memory(
@@ -184,7 +186,8 @@ def tokenize(
     """
     from pyengine.tokenizing import build
 
-    return build(corpus, tokenizer, max_tokens, cache_dir, progress)
+    store = build(corpus, tokenizer, max_tokens, cache_dir, progress)
+    return replace(store, source=corpus.describe())
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -44,9 +45,12 @@ def build(
     folder = _cache_folder(cache_dir) / _key(corpus, tokenizer, max_tokens)
     if (store := _reusable(folder)) is not None:
         return store
-    with _writing(folder.parent), _temporary(folder) as temporary:
-        _write(temporary, corpus, tokenizer, max_tokens, progress)
-        _publish(temporary, folder)
+    with _writing(folder.parent), _alone(folder):
+        if (store := _reusable(folder)) is not None:  # another process has just written it
+            return store
+        with _temporary(folder) as temporary:
+            _write(temporary, corpus, tokenizer, max_tokens, progress)
+            _publish(temporary, folder)
         return TokenStore.open(folder)
 
 
@@ -180,8 +184,16 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for other processes that write the same store."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name[:16]}.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
     temporary = _sibling(folder)
     temporary.mkdir()
     try:

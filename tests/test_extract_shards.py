@@ -119,7 +119,7 @@ def interrupted(out: Path, stop_after: int, **more: Any) -> bool:
             raise _Stop
 
     try:
-        extracted(mixed(), out=out, on_segment=stop, **more)
+        extracted(mixed(), out=out, on_progress=stop, **more)
     except _Stop:
         return True
     return False
@@ -134,9 +134,7 @@ def test_interrupted_at_every_segment_it_resumes_to_the_same_bytes(tmp_path: Pat
         done = load_shard(next((run / "shards").glob("*.safetensors"))).record
         assert not done["complete"]
         segments: list[int] = []
-        again = extracted(
-            mixed(), out=run, on_segment=lambda now, _, to=segments: to.append(now.n_tokens)
-        )
+        again = extracted(mixed(), out=run, on_progress=lambda now, _, to=segments: to.append(now))
         assert not segments or segments[0] > done["n_tokens"]
         assert same_bits(again, whole)
         assert again.record == whole.record
@@ -206,7 +204,7 @@ def test_an_overflow_replays_sums_from_where_they_were(monkeypatch: pytest.Monke
 def test_a_complete_run_is_opened_with_its_reducers_and_not_repeated(tmp_path: Path) -> None:
     first = extracted(mixed(), out=tmp_path / "run")
     touched: list[int] = []
-    again = extracted(mixed(), out=tmp_path / "run", on_segment=lambda *_: touched.append(1))
+    again = extracted(mixed(), out=tmp_path / "run", on_progress=lambda *_: touched.append(1))
     assert not touched
     assert same_bits(first, again)
     assert isinstance(again[STREAM][1], Largest)

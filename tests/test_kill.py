@@ -32,7 +32,7 @@ def search(out: Path, pause: float) -> None:
         block_tokens=60,
         checkpoint_blocks=1,
         out=out,
-        on_segment=lambda *_: time.sleep(pause),
+        on_progress=lambda *_: time.sleep(pause),
     )
 
 

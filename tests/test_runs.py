@@ -98,11 +98,11 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, stop_after
             raise _Stop
 
     with pytest.raises(_Stop):
-        search(tmp_path / "run", on_segment=stop)
+        search(tmp_path / "run", on_progress=stop)
     done = load_shard(next((tmp_path / "run" / "shards").glob("*.safetensors"))).record
     assert done["n_tokens"] > 0 and not done["complete"]
     segments: list[int] = []
-    search(tmp_path / "run", on_segment=lambda progress, plan: segments.append(progress.n_tokens))
+    search(tmp_path / "run", on_progress=lambda now, _total: segments.append(now))
     assert segments[0] > done["n_tokens"], "the work before the interruption was done again"
     assert result_hash(tmp_path / "run") == result_hash(tmp_path / "whole")
     assert not (tmp_path / "run" / "shards").exists()
@@ -111,7 +111,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path, stop_after
 def test_a_complete_run_is_opened_and_not_repeated(tmp_path: Path) -> None:
     first = search(tmp_path / "run")
     touched: list[int] = []
-    second = search(tmp_path / "run", on_segment=lambda *_: touched.append(1))
+    second = search(tmp_path / "run", on_progress=lambda *_: touched.append(1))
     assert not touched
     assert tensors_equal(first, second)
 

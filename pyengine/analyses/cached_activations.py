@@ -81,13 +81,12 @@ def cache_activations(
         raise PyengineError("the corpus is empty: there is nothing to keep")
     search = CachePass(model, sites, store, settings)
     blocks = shard_blocks(len(search.boundaries) - 1, *shard)
-    source = corpus.describe() if isinstance(corpus, Corpus) else "token store"
     manifest = describe(
         "activations",
         {**search.layout.question(), "bos": bos},
         {"batch_tokens": settings.batch_tokens, "block_tokens": search.block_tokens},
         model,
-        describe_corpus(store, source),
+        describe_corpus(store),
     )
     if (folder / MANIFEST).exists() and RunFolder.begin(folder, manifest).complete:
         found: CachedActivations = open_run(folder)

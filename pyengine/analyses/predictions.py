@@ -108,13 +108,12 @@ def ffn_predictions(
     store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
     search = PredictionPass(model, settings, store)
     blocks = shard_blocks(len(search.boundaries) - 1, *shard)
-    source = corpus.describe() if isinstance(corpus, Corpus) else "token store"
     manifest = describe(
         "predictions",
         settings.question(),
         settings.numerics(),
         model,
-        describe_corpus(store, source),
+        describe_corpus(store),
     )
     text = TokenText.of(model.tokenizer)
     progress = _Progress(sum(map(search.n_tokens, blocks)), on_progress)

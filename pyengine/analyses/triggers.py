@@ -16,7 +16,7 @@ from pyengine.analyses.trigger_search import Settings, trigger_search
 from pyengine.capture import ACTIVATION_MODES, VALUES
 from pyengine.checks import check_choice
 from pyengine.corpus import Corpus
-from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan, Progress
+from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS
 from pyengine.errors import PyengineError
 from pyengine.extraction.run import carry_out
 from pyengine.manifest import describe, describe_corpus
@@ -49,7 +49,7 @@ def trigger_examples(
     checkpoint_blocks: int | None = None,
     cache_dir: str | Path | None = None,
     on_tokenized: Callable[[int, int], None] | None = None,
-    on_segment: Callable[[Progress, Plan], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> TriggerExamples:
     """Find the k inputs that activate each feed-forward key most.
 
@@ -75,7 +75,7 @@ def trigger_examples(
         checkpoint_blocks: save every so many blocks; None saves every 30 seconds.
         cache_dir: where the tokenised corpus is kept; None: the user's cache.
         on_tokenized: called with (bytes done, bytes in all) while the corpus is tokenised.
-        on_segment: called with the progress whenever a few batches are done.
+        on_progress: called with (content tokens done, in all) whenever a few batches are done.
 
     Returns:
         The examples (of this shard only when there are several).
@@ -102,13 +102,12 @@ def trigger_examples(
     store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
     search = trigger_search(model, settings, store, shard)
     text = TokenText.of(model.tokenizer)
-    source = corpus.describe() if isinstance(corpus, Corpus) else "token store"
     manifest = describe(
         "triggers",
         settings.question(),
         settings.numerics(),
         model,
-        describe_corpus(store, source),
+        describe_corpus(store),
     )
     return carry_out(
         search,
@@ -118,7 +117,7 @@ def trigger_examples(
         open_run,
         out=out,
         checkpoint_blocks=checkpoint_blocks,
-        on_segment=on_segment,
+        on_progress=on_progress,
     )
 
 

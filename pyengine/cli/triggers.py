@@ -139,7 +139,7 @@ def _search(
             corpus,
             out=run,
             on_tokenized=lambda done, total: advance("tokenising", done, total),
-            on_segment=lambda done, plan: advance("searching", done.n_tokens, plan.n_tokens),
+            on_progress=lambda done, total: advance("searching", done, total),
             **settings,
         )
     _report(found, run, time.monotonic() - started)

@@ -13,7 +13,7 @@ from pyengine.capture import ACTIVATION_MODES
 from pyengine.checks import check_choice, check_count
 from pyengine.competition import EVERY_TOKEN, Competition
 from pyengine.corpus import Corpus
-from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan, Progress
+from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan
 from pyengine.errors import PyengineError
 from pyengine.extraction.feeds import Feed, SummedFeed, TopKFeed
 from pyengine.extraction.reducers import Updates
@@ -45,7 +45,7 @@ def extract(
     checkpoint_blocks: int | None = None,
     cache_dir: str | Path | None = None,
     on_tokenized: Callable[[int, int], None] | None = None,
-    on_segment: Callable[[Progress, Plan], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Extraction:
     """Run reducers over the activations of a corpus, all of them in one pass.
 
@@ -81,7 +81,7 @@ def extract(
         checkpoint_blocks: save every so many blocks; None saves every 30 seconds.
         cache_dir: where the tokenised corpus is kept; None: the user's cache.
         on_tokenized: called with (bytes done, bytes in all) while the corpus is tokenised.
-        on_segment: called with the progress whenever a few batches are done.
+        on_progress: called with (content tokens done, in all) whenever a few batches are done.
 
     Returns:
         The results (of this shard only when there are several).
@@ -113,7 +113,7 @@ def extract(
         {"reducers": {str(i): spec.question() for i, spec in enumerate(specs)}, "bos": bos},
         {"activation": activation, "batch_tokens": batch_tokens, "block_tokens": block_tokens},
         model,
-        describe_corpus(store, corpus.describe() if isinstance(corpus, Corpus) else "token store"),
+        describe_corpus(store),
     )
     return carry_out(
         extractor,
@@ -123,7 +123,7 @@ def extract(
         lambda folder: Extraction.open(folder, verify(folder), specs),
         out=out,
         checkpoint_blocks=checkpoint_blocks,
-        on_segment=on_segment,
+        on_progress=on_progress,
     )
 
 

@@ -23,7 +23,7 @@ from pyengine.units import UnitTable
 
 CHECKPOINT_SECONDS = 30.0
 
-OnSegment = Callable[[Progress, Plan], None]
+OnProgress = Callable[[int, int], None]
 
 
 def make_plan(
@@ -86,15 +86,15 @@ class Extractor:
         return self._pass.progress
 
     def run(
-        self, save: Callable[[], None] | None = None, on_segment: OnSegment | None = None
+        self, save: Callable[[], None] | None = None, on_progress: OnProgress | None = None
     ) -> None:
         """Run from `progress` on, calling `save` wherever the pass could be saved."""
 
         def after_segment(progress: Progress) -> None:
             if save is not None:
                 save()
-            if on_segment is not None:
-                on_segment(progress, self.plan)
+            if on_progress is not None:
+                on_progress(progress.n_tokens, self.plan.n_tokens)
 
         self._pass.run(after_segment)
 
@@ -153,7 +153,7 @@ def carry_out(
     *,
     out: str | Path | None = None,
     checkpoint_blocks: int | None = None,
-    on_segment: OnSegment | None = None,
+    on_progress: OnProgress | None = None,
 ) -> R:
     """Run a pass in memory, or in a run directory, which resumes it.
 
@@ -165,7 +165,7 @@ def carry_out(
         reopen: opens the directory of a run that is complete already.
         out: the run directory; None keeps the result in memory.
         checkpoint_blocks: save every so many blocks; None saves every 30 seconds.
-        on_segment: called with the progress whenever a few batches are done.
+        on_progress: called with (content tokens done, in all) whenever a few batches are done.
 
     Returns:
         The result (of this shard only when there are several).
@@ -174,14 +174,14 @@ def carry_out(
         PyengineError: if the directory was made with other settings.
     """
     if out is None:
-        extractor.run(on_segment=on_segment)
+        extractor.run(on_progress=on_progress)
         return from_shard(extractor.found(complete=True), manifest)
     run = RunFolder.begin(Path(out), manifest)
     text.save(run.path)
     if run.complete:
         return reopen(run.path)
     with run.lock(*extractor.shard):
-        found = _run_with_checkpoints(extractor, run, checkpoint_blocks, on_segment)
+        found = _run_with_checkpoints(extractor, run, checkpoint_blocks, on_progress)
         result = from_shard(found, run.manifest)
         if extractor.shard[1] == 1:
             result.write(run)
@@ -192,7 +192,7 @@ def _run_with_checkpoints(
     extractor: Extractor,
     run: RunFolder,
     checkpoint_blocks: int | None,
-    on_segment: OnSegment | None,
+    on_progress: OnProgress | None,
 ) -> Shard:
     """Run a shard from its last checkpoint to its end; whatever stops it, the work is saved."""
     file = run.shard_file(*extractor.shard)
@@ -208,7 +208,7 @@ def _run_with_checkpoints(
             save_shard(file, extractor.found(complete=False))
 
     try:
-        extractor.run(save, on_segment)
+        extractor.run(save, on_progress)
     except BaseException:
         with contextlib.suppress(PyengineError):
             save_shard(file, extractor.found(complete=False))

@@ -1,0 +1,1 @@
+"""One analysis on many processes: tasks, and who carries them out."""

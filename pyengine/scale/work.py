@@ -1,0 +1,91 @@
+"""A corpus-wide analysis, described so that any part of it can be computed anywhere."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pyengine.analyses.analysis_inputs import tokenized
+from pyengine.corpus import Corpus
+from pyengine.facts import Fact
+from pyengine.loading import load
+from pyengine.models import Model
+from pyengine.store import TokenStore
+
+# A task is long enough that what it costs to begin and to hand in is small, and short enough that
+# losing one is cheap.
+TASK_TOKENS = {"cpu": 1 << 20, "cuda": 1 << 23}
+TASK_FACTS = {"cpu": 16, "cuda": 512}
+
+# Called with (done, in all).
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A corpus-wide analysis that has not been started.
+
+    Task i of n is the analysis with `shard=(i, n)`; the bits of the whole do not depend on n.
+
+    Attributes:
+        function: `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations`,
+            `fact_neurons`, or what has their shape: function(model, corpus, *arguments, out=,
+            shard=, on_progress=, **settings).
+        model: what `pyengine.load` takes.
+        corpus: what the function reads.
+        arguments, settings: its own.
+        load_settings: how the model is loaded.
+    """
+
+    function: Callable[..., Any]
+    model: Any
+    corpus: Corpus | TokenStore | Sequence[Fact]
+    arguments: tuple[Any, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    load_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self, **more: Any) -> Model:
+        """Load the model; `more` goes before `load_settings`."""
+        return load(self.model, **{**self.load_settings, **more})
+
+    def tokenized(self, model: Model, on_tokenized: Report | None = None) -> "Work":
+        """Return the same work over a token store; facts are tokenised by the analysis itself.
+
+        Raises:
+            PyengineError: if the corpus cannot be read, or does not fit the model.
+        """
+        if not isinstance(self.corpus, Corpus):
+            return self
+        settings = dict(self.settings)
+        cache_dir = settings.pop("cache_dir", None)
+        store = tokenized(
+            model,
+            self.corpus,
+            bos=settings.get("bos", False),
+            cache_dir=cache_dir,
+            on_tokenized=on_tokenized,
+        )
+        return replace(self, corpus=store, settings=settings)
+
+    @property
+    def size(self) -> int:
+        """Content tokens, or facts."""
+        assert not isinstance(self.corpus, Corpus), "tokenise first"
+        return self.corpus.n_tokens if isinstance(self.corpus, TokenStore) else len(self.corpus)
+
+    def n_tasks(self, device: str) -> int:
+        """Return into how many tasks the work is cut by default, on a type of device.
+
+        It depends on the corpus, never on the number of workers: these may change when the work is
+        taken up again.
+        """
+        per_task = TASK_TOKENS if isinstance(self.corpus, TokenStore) else TASK_FACTS
+        return max(1, -(-self.size // per_task[device]))
+
+    def run(
+        self, model: Model, out: Path, task: int, n_tasks: int, on_progress: Report | None = None
+    ) -> Any:
+        """Carry out a task in a run directory, or take it up again there."""
+        shard = (task, n_tasks)
+        more = {"out": out, "shard": shard, "on_progress": on_progress, **self.settings}
+        return self.function(model, self.corpus, *self.arguments, **more)
