@@ -186,8 +186,10 @@ def _writing(folder: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait for other processes that write the same store."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name[:16]}.lock").open("w") as stream:
+    locks = folder.parent.parent / "locks"
+    for path in (folder.parent, locks):
+        path.mkdir(parents=True, exist_ok=True)
+    with (locks / f"{folder.name}.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,23 @@ def test_the_cache_folder_from_the_environment(
     monkeypatch.setenv("PYENGINE_CACHE", str(tmp_path / "here"))
     tokenize(Corpus.from_texts(TEXTS), word_tokenizer(), max_tokens=9)
     assert len(folders(tmp_path / "here")) == 1
+
+
+def test_writers_of_the_same_store_wait_for_each_other(tmp_path: Path) -> None:
+    """Each opens the lock anew, so that threads stand for processes here."""
+
+    def work(_: int) -> tuple[bool, str]:
+        calls: list[int] = []
+        store = tokenize(
+            Corpus.from_texts(TEXTS * 2000),
+            word_tokenizer(),
+            max_tokens=9,
+            cache_dir=tmp_path,
+            progress=lambda *_: calls.append(1),
+        )
+        return bool(calls), store.content_hash
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(work, range(3)))
+    assert sorted(tokenised for tokenised, _ in found) == [False, False, True]
+    assert len({content for _, content in found}) == 1
