@@ -5,7 +5,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ class Scale:
         tokens: precisions of the search, and its corpus in tokens for each.
         search_rounds: repetitions of a search.
         sample_tokens: corpus of the comparison with the CPU.
+        corpus: a WikiText file to search from its text; None: drawn text.
+        corpus_tokens, family_tokens: of that search: of GPT-2, and of every family.
         tests: further arguments of pytest.
         tiny: models of two narrow layers, for the tests of this code.
     """
@@ -47,8 +50,20 @@ class Scale:
     )
     search_rounds: int = 3
     sample_tokens: int = 30_000
+    corpus: Path | None = None
+    corpus_tokens: int = 118_000_000
+    family_tokens: int = 5_000_000
     tests: tuple[str, ...] = ()
     tiny: bool = False
+
+    def at_most(self, n_tokens: int) -> "Scale":
+        """Bound the corpora of the searches."""
+        return replace(
+            self,
+            tokens=tuple((dtype, n_tokens) for dtype, _ in self.tokens),
+            corpus_tokens=n_tokens,
+            family_tokens=min(n_tokens, self.family_tokens),
+        )
 
 
 class Line(NamedTuple):

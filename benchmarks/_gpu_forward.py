@@ -24,8 +24,9 @@ class FusedForward:
 
     def __init__(self, model: pyengine.Model) -> None:
         self._model = model
-        self._body: Any = copy.deepcopy(model.body).eval()
-        self._body.config.pad_token_id = None
+        body: Any = copy.deepcopy(model.body).eval()
+        body.config.pad_token_id = None
+        self._body = body
         act = FUSED_ACTIVATIONS[getattr(model.config, model.family.activation_name)]
         for layer in model.layers:
             if act == "gelu_tanh" and layer.up(self._body) is None:

@@ -63,6 +63,7 @@ def build(family: str, dtype: str, device: str, tiny: bool) -> pyengine.Model:
     sizes = TINY[family] if tiny else SIZES[family]
     torch.manual_seed(0)
     hf: Any
+    config: Any
     if family == "gpt2":
         hf = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
     elif family == "bert":
@@ -72,7 +73,7 @@ def build(family: str, dtype: str, device: str, tiny: bool) -> pyengine.Model:
         config = transformers.GPTNeoConfig(attention_types=attention, **sizes)
         hf = transformers.GPTNeoForCausalLM(config)
     else:
-        config = transformers.T5Config(decoder_start_token_id=0, **sizes)
+        config = transformers.T5Config(**{"decoder_start_token_id": 0} | sizes)
         hf = transformers.T5ForConditionalGeneration(config)
     return pyengine.load((hf.eval().to(device, DTYPES[dtype]), None), dtype=dtype)
 

@@ -60,6 +60,7 @@ class Scale:
         batch: sequences that are computed together.
         k: examples per key.
         rounds: repetitions.
+        device: where the models run.
         tiny: narrow models of few layers, for the tests of this code.
     """
 
@@ -68,7 +69,13 @@ class Scale:
     batch: int = 8
     k: int = 50
     rounds: int = 3
+    device: str = "cpu"
     tiny: bool = False
+
+    @property
+    def sliced(self) -> int:
+        """How many sequences the slowest ways are run on: two batches."""
+        return min(self.sequences, 2 * self.batch)
 
 
 class Answer(NamedTuple):
@@ -78,10 +85,19 @@ class Answer(NamedTuple):
         values: float32 [n_keys, k], the best activations of every key, descending; or the
             activations of one layer in the last batch, [batch, length, d_ff].
         ids: int64 [n_keys, k], sequence * length + position; None where nothing is ranked.
+        stored_bytes: what the way kept in files.
     """
 
     values: Tensor
     ids: Tensor | None = None
+    stored_bytes: int = 0
+
+    @classmethod
+    def of_places(cls, values: Tensor, ids: Tensor, stored_bytes: int = 0) -> "Answer":
+        """Give empty places, whose ids are below 0, a value of 0 and ids of their own."""
+        empty = ids < 0
+        own = -1 - torch.arange(ids.shape[1])
+        return cls(values.masked_fill(empty, 0), ids.where(~empty, own), stored_bytes)
 
 
 # Runs over token ids [sequences, length]; None where a way has nothing to say.
@@ -118,7 +134,7 @@ class Setting:
         kind = CLASSES[family]
         sizes = TINY[family] if scale.tiny else {}
         config = kind.config_class(**SETTINGS[family] | sizes)
-        hf = kind._from_config(config, attn_implementation="sdpa").eval()
+        hf = kind._from_config(config, attn_implementation="sdpa").eval().to(scale.device)
         return cls(family, scale, hf, _t5_body(hf) if family == "t5" else hf.base_model)
 
     @cached_property
@@ -132,6 +148,7 @@ class Setting:
         """Cut token ids into batches; T5's decoder reads the start token before them."""
         for first in range(0, len(ids), self.scale.batch):
             rows = ids[first : first + self.scale.batch]
+            rows = rows.to(self.scale.device)
             inputs = {"input_ids": rows}
             if self.family == "t5":
                 inputs["decoder_input_ids"] = nn.functional.pad(rows, (1, 0), value=0)
@@ -193,4 +210,4 @@ class RunningTopK:
 
     def answer(self) -> Answer:
         values, ids = zip(*(self._best[layer] for layer in sorted(self._best)), strict=True)
-        return Answer(torch.cat(values, 1).T, torch.cat(ids, 1).T)
+        return Answer(torch.cat(values, 1).T.cpu(), torch.cat(ids, 1).T.cpu())

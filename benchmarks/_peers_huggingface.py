@@ -41,7 +41,7 @@ def hooks_store(setting: Setting) -> Run:
     @torch.inference_mode()
     def run(ids: Tensor) -> None:
         stored: dict[int, Tensor] = {}
-        with _hooked(setting, stored.__setitem__):
+        with hooked(setting, stored.__setitem__):
             for batch in setting.batches(ids):
                 setting.body(**batch.inputs)
 
@@ -55,7 +55,7 @@ def hooks_topk(setting: Setting) -> Run:
     def run(ids: Tensor) -> Answer:
         topk = RunningTopK(setting)
         for batch in setting.batches(ids):
-            with _hooked(setting, partial(topk.add, first=batch.first)):
+            with hooked(setting, partial(topk.add, first=batch.first)):
                 setting.body(**batch.inputs)
         return topk.answer()
 
@@ -70,7 +70,8 @@ def hooks_streaming(setting: Setting) -> Run:
     def run(ids: Tensor) -> Answer:
         reducers: dict[int, pyengine.StreamingTopK] = {}
         for batch in setting.batches(ids):
-            units = torch.arange(batch.first, batch.first + len(batch.inputs["input_ids"]))
+            rows = batch.inputs["input_ids"]
+            units = torch.arange(batch.first, batch.first + len(rows), device=rows.device)
 
             def update(layer: int, acts: Tensor, units: Tensor = units) -> None:
                 if layer not in reducers:
@@ -79,11 +80,11 @@ def hooks_streaming(setting: Setting) -> Run:
                     )
                 reducers[layer].update(setting.content(acts), units)
 
-            with _hooked(setting, update):
+            with hooked(setting, update):
                 setting.body(**batch.inputs)
         found = [reducers[layer].compute() for layer in sorted(reducers)]
         best = [each.units * scale.length + each.positions for each in found]
-        return Answer(torch.cat([each.scores for each in found]), torch.cat(best))
+        return Answer(torch.cat([each.scores for each in found]).cpu(), torch.cat(best).cpu())
 
     return run
 
@@ -100,13 +101,13 @@ def one_layer(setting: Setting) -> Run:
                 kept[:] = [acts]
                 raise _Enough
 
-        with _hooked(setting, take):
+        with hooked(setting, take):
             for batch in setting.batches(ids):
                 try:
                     setting.body(**batch.inputs)
                 except _Enough:
                     continue
-        return Answer(kept[0])
+        return Answer(kept[0].cpu())
 
     return run
 
@@ -116,7 +117,7 @@ class _Enough(Exception):
 
 
 @contextmanager
-def _hooked(setting: Setting, function: Hook) -> Iterator[None]:
+def hooked(setting: Setting, function: Hook) -> Iterator[None]:
     """Call a function with (layer, coefficients) in every layer."""
     handles = [
         setting.body.get_submodule(path).register_forward_pre_hook(

@@ -6,24 +6,39 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from benchmarks import _peers_huggingface, _peers_pyengine, _peers_tools
+from benchmarks import _peers_huggingface, _peers_pyengine, _peers_slow, _peers_tools
+from benchmarks._gpu_common import synchronize
 from benchmarks._peers_common import Answer, Run, Setting
 from benchmarks._values_common import Cost, cost, duration
 
 BODY, TOPK, STOPPED = "body", "hooks + topk", "hook that raises"
 TRANSFORMER_LENS, NNSIGHT = "TransformerLens + topk", "nnsight + topk"
 MODEL, FUSED, ONE_LAYER = "pyengine model", "pyengine fused", "run_with_cache one layer"
+FF_LAYERS, STORE_ALL = "ff-layers' search", "store all above 0"
 
 
 class Case(NamedTuple):
-    """A way: what prepares it, and the name of the way whose answer it must give."""
+    """A way to extract activations.
+
+    Attributes:
+        prepare: makes it ready to run.
+        same_as: the name of the way whose answer it must give.
+        slow: what must give its answer, for a way that is run on `Scale.sliced` sequences only.
+    """
 
     prepare: Callable[[Setting], Run]
     same_as: str | None = None
+    slow: Callable[[Setting], Run] | None = None
+
+    def ids(self, setting: Setting) -> Tensor:
+        """Return the token ids that it is run on."""
+        return setting.ids if self.slow is None else setting.ids[: setting.scale.sliced]
 
 
 CASES = {
@@ -38,6 +53,8 @@ CASES = {
     FUSED: Case(_peers_pyengine.fused_activation, TOPK),
     STOPPED: Case(_peers_huggingface.one_layer),
     ONE_LAYER: Case(_peers_pyengine.one_layer, STOPPED),
+    FF_LAYERS: Case(_peers_slow.ff_layers, slow=_peers_pyengine.every_sentence),
+    STORE_ALL: Case(_peers_slow.store_all, slow=_peers_pyengine.above_zero),
 }
 TOLERANCE = 1e-4  # between the activations of different implementations
 
@@ -59,10 +76,10 @@ def interleaved(setting: Setting, names: Iterable[str]) -> Rounds:
     answers: dict[str, Answer] = {}
     with _frozen():
         for number in range(setting.scale.rounds + 1):
-            ids = setting.ids if number else setting.ids[: 2 * setting.scale.batch]
             for name, run in runs.items():
+                ids = CASES[name].ids(setting) if number else setting.ids[: setting.scale.sliced]
                 gc.collect()
-                spent, answer = cost(partial(run, ids))
+                spent, answer = cost(partial(_finished, setting, run, ids))
                 say = f"{setting.family}, round {number}: {name}, CPU {duration(spent.cpu_s)}"
                 print(say, file=sys.stderr, flush=True)
                 if number:
@@ -70,6 +87,12 @@ def interleaved(setting: Setting, names: Iterable[str]) -> Rounds:
                 if answer is not None:
                     answers[name] = answer
     return costs, answers
+
+
+def _finished(setting: Setting, run: Run, ids: Tensor) -> Answer | None:
+    answer = run(ids)
+    synchronize(torch.device(setting.scale.device))
+    return answer
 
 
 @contextmanager
@@ -83,17 +106,23 @@ def _frozen() -> Iterator[None]:
         gc.unfreeze()
 
 
-def figures(costs: dict[str, list[Cost]], answers: dict[str, Answer]) -> dict[str, Any]:
+def figures(
+    setting: Setting, costs: dict[str, list[Cost]], answers: dict[str, Answer]
+) -> dict[str, Any]:
     """Sum every case up: medians, the rounds themselves, and how its answer differs.
 
-    `of_body` is the median over the rounds of the CPU time over the body's in the same round, so
-    that what slows a round slows both; `of_body_spread` its least and greatest.
+    `of_body` is the median over the rounds of the time per token over the body's in the same
+    round, so that what slows a round slows both; `of_body_spread` its least and greatest. It is CPU
+    time, on a GPU that of the clock.
     """
     found: dict[str, Any] = {}
     for name, spent in costs.items():
+        case = CASES[name]
         wall, cpu = zip(*spent, strict=True)
-        of_body = ratios(spent, costs[BODY])
+        share = case.ids(setting).numel() / setting.ids.numel()
+        of_body = [ratio / share for ratio in ratios(setting, spent, costs[BODY])]
         found[name] = {
+            "tokens": case.ids(setting).numel(),
             "wall_s": statistics.median(wall),
             "cpu_s": statistics.median(cpu),
             "wall_s_rounds": wall,
@@ -101,14 +130,21 @@ def figures(costs: dict[str, list[Cost]], answers: dict[str, Answer]) -> dict[st
             "of_body": statistics.median(of_body),
             "of_body_spread": [min(of_body), max(of_body)],
         }
-        if (same_as := CASES[name].same_as) is not None:
-            found[name] |= compare(answers[name], answers[same_as])
+        if case.same_as is not None:
+            found[name] |= compare(answers[name], answers[case.same_as])
+        if case.slow is not None:
+            expected = case.slow(setting)(case.ids(setting))
+            assert expected is not None
+            found[name] |= compare(answers[name], expected)
+        if name in answers and answers[name].stored_bytes:
+            found[name]["stored_bytes"] = answers[name].stored_bytes
     return found
 
 
-def ratios(spent: list[Cost], peer: list[Cost]) -> list[float]:
-    """Return CPU times over a peer's, round by round."""
-    return [own.cpu_s / other.cpu_s for own, other in zip(spent, peer, strict=True)]
+def ratios(setting: Setting, spent: list[Cost], peer: list[Cost]) -> list[float]:
+    """Return times over a peer's, round by round."""
+    clock = attrgetter("cpu_s" if setting.scale.device == "cpu" else "wall_s")
+    return [clock(own) / clock(other) for own, other in zip(spent, peer, strict=True)]
 
 
 def compare(found: Answer, expected: Answer) -> dict[str, float]:

@@ -53,7 +53,7 @@ def measure(family: str, scale: Scale, chosen: Iterable[str]) -> Found:
     """Run cases on a family's model, and what they are compared with."""
     setting = Setting.of(family, scale)
     costs, answers = interleaved(setting, with_peers(chosen))
-    cases = figures(costs, answers)
+    cases = figures(setting, costs, answers)
     fraction = fraction_run(setting)
     name = f"tiny {family}" if scale.tiny else NAMES[family]
     size = f"{scale.sequences} x {scale.length} tokens, batches of {scale.batch}, k = {scale.k}"
@@ -61,7 +61,9 @@ def measure(family: str, scale: Scale, chosen: Iterable[str]) -> Found:
     targets = {}
     for target in TARGETS:
         if family in target.families and {target.case, target.peer} <= costs.keys():
-            line, targets[f"{target.case} / {target.peer}"] = judge(target, costs, fraction)
+            line, targets[f"{target.case} / {target.peer}"] = judge(
+                setting, target, costs, fraction
+            )
             lines.append(line)
     return lines, {"cases": cases, "targets": targets, "fraction_run": fraction}
 
@@ -73,18 +75,20 @@ def _line(name: str, case: dict[str, Any]) -> Line:
         beside += f", {case['same_ids']:.4%} of the ids equal"
     least, most = case["of_body_spread"]
     ratio = f"{case['of_body']:.3f} x ({least:.3f} to {most:.3f})"
+    if "stored_bytes" in case:
+        beside += f", {case['stored_bytes'] / 2**20:,.0f} MiB stored"
     return Line(f"  {name}", took, beside, ratio, "", "WRONG" if wrong(case) else "")
 
 
 def judge(
-    target: Target, costs: dict[str, list[Cost]], fraction: float
+    setting: Setting, target: Target, costs: dict[str, list[Cost]], fraction: float
 ) -> tuple[Line, dict[str, Any]]:
     """Hold the median over the rounds against the limit."""
     pair = [costs[target.case], costs[target.peer]]
-    ratio = statistics.median(ratios(*(reversed(pair) if target.faster else pair)))
+    ratio = statistics.median(ratios(setting, *(reversed(pair) if target.faster else pair)))
     limit = fraction if target.limit is None else target.limit
     met = ratio >= limit if target.faster else ratio <= limit
-    what, sign = ("times as fast as", "≥") if target.faster else ("of the CPU time of", "≤")
+    what, sign = ("times as fast as", "≥") if target.faster else ("of the time of", "≤")
     name = f"  {target.case}: {what} {target.peer}"
     beside = "limit: the FLOP of the blocks that were begun" if target.limit is None else ""
     line = Line(name, "", beside, f"{ratio:.3f} x", f"{sign} {limit:.3g} x", verdict(met))

@@ -22,7 +22,10 @@ def transformer_lens(setting: Setting) -> Run:
     # It loads the tokenizer a second time, by its name: a folder will do, whatever is in it.
     tokenizer = pyengine.load("demo").tokenizer
     bridge: Any = TransformerBridge.boot_transformers(
-        "local", hf_model=copy.deepcopy(setting.hf), tokenizer=tokenizer, device="cpu"
+        "local",
+        hf_model=copy.deepcopy(setting.hf),
+        tokenizer=tokenizer,
+        device=setting.scale.device,
     )
 
     @torch.inference_mode()

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
@@ -180,3 +181,9 @@ def main(arguments: list[str]) -> None:
     DOCUMENT.parent.mkdir(exist_ok=True)
     DOCUMENT.write_text(render(json.loads(path.read_text())))
     print(f"{DOCUMENT.relative_to(ROOT)} and {path.relative_to(RESULTS.parent.parent)} written")
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_cell(benchmark: Any, padding: str) -> None:
+    model = load(MODEL)
+    benchmark(cell, model, sentences(model, padding), padding)

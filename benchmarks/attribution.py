@@ -15,10 +15,21 @@ import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 
-from benchmarks._attribution_common import Scale
+from benchmarks._attribution_common import (
+    ADAPTIVE,
+    FAMILIES,
+    PACKAGE,
+    SAME_RULE,
+    Scale,
+    base,
+    question,
+)
+from benchmarks._attribution_speed import timed
 from benchmarks._machine import write_result
 from benchmarks._values_common import Found
 from benchmarks.values import show
@@ -77,3 +88,10 @@ def measure(parts: Sequence[str], scale: Scale) -> dict[str, Found]:
         print(f"{part} ...", file=sys.stderr, flush=True)
         found[part] = importlib.import_module(PARTS[part]).measure(scale)
     return found
+
+
+@pytest.mark.parametrize("way", [PACKAGE, SAME_RULE, ADAPTIVE])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_question(benchmark: Any, family: str, way: str) -> None:
+    case = base(family, tiny=True)
+    benchmark(timed(case, TOY.steps)[way], question(case, TOY.lengths[0]))

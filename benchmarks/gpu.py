@@ -3,6 +3,7 @@
     python -m benchmarks gpu                     # the whole of it
     python -m benchmarks gpu --quick             # less of it, under 3 minutes on one H100
     python -m benchmarks gpu --only kernels,search
+    python -m benchmarks gpu --only corpus --families gpt2 --save gpu-h100-corpus
 
 Prints one table beside the floors and targets, and writes benchmarks/results/gpu-NAME.json with
 the name of the GPU. Every part runs in a process of its own, every measurement on its own: what
@@ -22,10 +23,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import _gpu_search
 from benchmarks._gpu_common import Found, Job, Line, Scale, attempt
 from benchmarks._machine import machine, write_result
 
@@ -37,6 +40,8 @@ PARTS = {
     "search": "benchmarks._gpu_search",
     "exactness": "benchmarks._gpu_exactness",
     "attribution": "benchmarks._gpu_attribution",
+    "corpus": "benchmarks._gpu_corpus",
+    "peers": "benchmarks._gpu_peers",
 }
 FULL = Scale()
 QUICK = replace(
@@ -48,6 +53,8 @@ QUICK = replace(
     tokens=(("bfloat16", 600_000), ("float32", 100_000)),
     search_rounds=1,
     sample_tokens=10_000,
+    corpus_tokens=5_000_000,
+    family_tokens=1_000_000,
     tests=("-k", "real_sizes or overflow or wait or gelu_tanh"),
 )
 
@@ -62,7 +69,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer models, sizes and rounds")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--families", nargs="+", choices=FULL.families, help="models to search")
-    parser.add_argument("--tokens", type=int, help="corpus of the search (2M, 0.3M in float32)")
+    parser.add_argument(
+        "--tokens",
+        type=int,
+        help="at most so many in search (2M, 0.3M in float32) and corpus (118M, 5M a family)",
+    )
+    parser.add_argument("--corpus", type=Path, help="WikiText file of the part corpus (drawn)")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
     parts = options.only.split(",")
@@ -74,7 +86,8 @@ def main(argv: Sequence[str]) -> None:
     if options.families:
         scale = replace(scale, families=tuple(options.families))
     if options.tokens:
-        scale = replace(scale, tokens=tuple((dtype, options.tokens) for dtype, _ in scale.tokens))
+        scale = scale.at_most(options.tokens)
+    scale = replace(scale, corpus=options.corpus)
     found = {part: isolated(part, scale) for part in parts}
     show(found)
     gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
@@ -126,6 +139,13 @@ def run_tests(arguments: Sequence[str]) -> Found:
         print(done.stdout, file=sys.stderr)
     line = Line("GPU tests", summary, "", "all pass", "ok" if good else "FAILED")
     return [line], {"summary": summary, "exit_code": done.returncode, "output": output}
+
+
+@pytest.mark.parametrize("way", ["fused forward", "capture only", "search, warm", "pyengine"])
+def test_search(benchmark: Any, way: str) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = _gpu_search.build("gpt2", "float32", device, tiny=True)
+    benchmark(_gpu_search.GpuWays(model, _gpu_search.corpus(1000), 10, 512).all()[way])
 
 
 def failed(found: dict[str, Found]) -> bool:

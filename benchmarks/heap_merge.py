@@ -1,26 +1,32 @@
 """The C++ merge of shards against torch.topk on packed keys and against a pairwise fold.
 
-    python -m benchmarks heap_merge              # 8 shards x 36,864 keys x 50, one thread
-    pytest benchmarks/heap_merge.py              # pytest-benchmark, fewer keys
+    python -m benchmarks heap_merge                  # 8 shards x 36,864 keys x 50, one thread
+    python -m benchmarks heap_merge --shards 1000    # from files, against a bound of the memory
+    pytest benchmarks/heap_merge.py                  # pytest-benchmark, fewer keys
 
 All three give the same entries. Floor: every entry read once, n_shards * n_keys * k * 12 bytes.
+More than 64 shards are not compared in memory but merged from files (benchmarks/_merge_files.py).
 """
 
 import argparse
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import _merge_files
 from benchmarks._machine import machine, write_result
 from pyengine.merge import merge_heaps
 from pyengine.packed import pack, unpack
 
+IN_MEMORY = 64
 Heaps = tuple[np.ndarray, np.ndarray]  # scores float32, ids int64; both [n_keys, k], best first
 
 
@@ -81,18 +87,35 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--keys", type=int, default=36_864)
     parser.add_argument("--k", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=int, default=20, help="distinct files, above 64 shards")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(machine())
-    medians = measure(options.shards, options.keys, options.k, options.rounds)
     sizes = {"shards": options.shards, "keys": options.keys, "k": options.k}
-    n_bytes = options.shards * options.keys * options.k * 12
-    for name, milliseconds in medians.items():
-        print(f"{name:14s}{milliseconds:9.1f} CPU ms{n_bytes / milliseconds / 1e6:8.2f} GB/s")
+    if options.shards <= IN_MEMORY:
+        figures = _compared(options.rounds, **sizes)
+    else:
+        figures = _from_files(options.files, **sizes)
     if options.save:
         command = " ".join(["python -m benchmarks heap_merge", *argv])
-        print(f"wrote {write_result(options.save, {'cpu_ms': medians} | sizes, command)}")
+        print(f"wrote {write_result(options.save, figures | sizes, command)}")
+
+
+def _compared(rounds: int, shards: int, keys: int, k: int) -> dict[str, Any]:
+    medians = measure(shards, keys, k, rounds)
+    n_bytes = shards * keys * k * 12
+    for name, milliseconds in medians.items():
+        print(f"{name:14s}{milliseconds:9.1f} CPU ms{n_bytes / milliseconds / 1e6:8.2f} GB/s")
+    return {"cpu_ms": medians}
+
+
+def _from_files(files: int, shards: int, keys: int, k: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        _merge_files.write_shards(Path(folder), shards, files, keys, k)
+        found = _merge_files.measure(Path(folder), n_threads=1)
+    print(*_merge_files.lines(found), sep="\n")
+    return found | {"files": files}
 
 
 @pytest.mark.parametrize("way", ["merge_heaps", "pairwise fold", "torch.topk"])

@@ -44,7 +44,7 @@ py::array to_values(py::handle value) {
     return array;
 }
 
-void fold_topk(const py::dict& heaps, const py::dict& undo, const py::object& all_values,
+std::int64_t fold_topk(const py::dict& heaps, const py::dict& undo, const py::object& all_values,
                const py::object& all_ids, std::int64_t k, int sign, bool per_unit,
                int n_threads) {
     const pyengine::TopKHeaps into = to_heaps(heaps, k);
@@ -66,7 +66,7 @@ void fold_topk(const py::dict& heaps, const py::dict& undo, const py::object& al
                                       values.strides(0) / size, values.strides(1) / size};
     const pyengine::TopKFoldOptions options{static_cast<float>(sign), per_unit, n_threads};
     const py::gil_scoped_release release;
-    pyengine::fold_topk(into, back, batch, options);
+    return pyengine::fold_topk(into, back, batch, options);
 }
 
 py::array_t<std::int64_t> best_entries(const py::dict& heaps, std::int64_t k, int n_threads) {

@@ -29,11 +29,12 @@ inline std::int64_t entry_of(float score, std::int64_t id) {
 
 inline std::int64_t id_of(std::int64_t entry) { return 0xFFFFFFFF - (entry & 0xFFFFFFFF); }
 
-// The lowest score with which an id of at least `lowest_id` can be above a threshold.
+// The lowest score with which an id of at least `lowest_id` can be above a threshold; infinity where
+// none can.
 inline float bound_of(std::int64_t threshold, std::int64_t lowest_id) {
     if (threshold == kNoEntry) return -kInfinity;
     auto ordered = static_cast<std::int32_t>(threshold >> 32);
-    if (lowest_id >= id_of(threshold)) ++ordered;  // the next float; after infinity comes NaN
+    if (lowest_id >= id_of(threshold) && ordered < ordered_bits(kInfinity)) ++ordered;
     const std::int32_t bits = ordered ^ ((ordered >> 31) & INT32_MAX);
     float bound;
     std::memcpy(&bound, &bits, sizeof bound);

@@ -1,6 +1,7 @@
 #include "topk_fold.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -15,6 +16,7 @@ namespace {
 
 constexpr int kTile = 1024;  // keys at once: what the loop needs of them stays in the L1 cache
 constexpr int kLine = 64;
+constexpr int kSpare = 8;  // of the room beyond k, the part that may stay in use
 constexpr std::int64_t kLastId = 0xFFFFFFFE;
 
 struct Position {
@@ -85,31 +87,38 @@ public:
         }
     }
 
-    void fold_positions() {
-        for (const Position& position : fold_.positions) {
-            const float* x = fold_.values(position) + first_key_;
-            const int n_found = find_reaching(x, bounds_, fold_.sign, n_, found_);
+    // Return the number of NaN.
+    std::int64_t fold_positions() {
+        const std::vector<Position>& all = fold_.positions;
+        for (std::size_t number = 0; number < all.size(); ++number) {
+            const Position& position = all[number];
+            const float* x = values_of(number);
+            const int n_found =
+                find_reaching(x, bounds_, fold_.sign, n_, values_of(number + 1), found_);
             for (int at = 0; at < n_found; ++at) {
                 const int i = found_[at];
                 append(i, fold_.sign * x[i], position.id, position.lowest_later);
             }
         }
+        return n_nan_;
     }
 
-    void fold_rows() {
+    // Return the number of NaN.
+    std::int64_t fold_rows() {
         float best[kTile];
         std::int32_t best_number[kTile];
         const std::vector<Position>& all = fold_.positions;
+        std::int64_t n_nan = 0;
         for (std::size_t first = 0, last; first < all.size(); first = last) {
             std::fill(best, best + n_, -kInfinity);
             std::fill(best_number, best_number + n_, -1);
             last = first;
             for (; last < all.size() && all[last].row == all[first].row; ++last) {
-                const float* x = fold_.values(all[last]) + first_key_;
-                take_best(x, fold_.sign, n_, static_cast<std::int32_t>(last - first), best,
-                          best_number);
+                n_nan += take_best(values_of(last), fold_.sign, n_,
+                                   static_cast<std::int32_t>(last - first), values_of(last + 1),
+                                   best, best_number);
             }
-            const int n_found = find_reaching(best, bounds_, 1, n_, found_);
+            const int n_found = find_reaching(best, bounds_, 1, n_, best, found_);
             for (int at = 0; at < n_found; ++at) {
                 const int i = found_[at];
                 const Position* position = best_number[i] >= 0
@@ -118,9 +127,16 @@ public:
                 if (position) append(i, best[i], position->id, all[last - 1].lowest_later);
             }
         }
+        return n_nan;
     }
 
 private:
+    // The last position also follows itself.
+    const float* values_of(std::size_t number) const {
+        const std::vector<Position>& all = fold_.positions;
+        return fold_.values(all[std::min(number, all.size() - 1)]) + first_key_;
+    }
+
     // A row without a number above -inf may still hold -inf itself, or nothing but NaN.
     const Position* first_infinite(int i, const Position* position, const Position* last) const {
         for (; position < last; ++position) {
@@ -132,6 +148,10 @@ private:
     }
 
     void append(int i, float score, std::int64_t id, std::int64_t lowest_later) {
+        if (score != score) {
+            ++n_nan_;
+            return;
+        }
         const std::int64_t key = first_key_ + i;
         const std::int64_t entry = entry_of(score, id);
         if (entry <= heaps_.thresholds[key]) return;
@@ -150,21 +170,24 @@ private:
             undo.saved[key] = 1;
         }
         std::int64_t n = heaps_.capacity;
+        std::int64_t cut = kNoEntry;
         if (heaps_.repeats[key]) {
             n = distinct(entries, n);
             heaps_.repeats[key] = may_repeat_[i];
         }
-        n = select_best(entries, n, heaps_.k);
+        const std::int64_t most = heaps_.k + (heaps_.capacity - heaps_.k) / kSpare;
+        if (n > most) n = keep_high_scores(entries, n, heaps_.k, most, &cut);
+        if (n > most) n = select_best(entries, n, heaps_.k);
         heaps_.counts[key] = static_cast<std::int32_t>(n);
-        if (n < heaps_.k) return;
-        heaps_.thresholds[key] =
-            std::max(heaps_.thresholds[key], *std::min_element(entries, entries + n));
+        if (n == heaps_.k) cut = *std::min_element(entries, entries + n);
+        heaps_.thresholds[key] = std::max(heaps_.thresholds[key], cut);
     }
 
     const Fold& fold_;
     const TopKHeaps& heaps_;
     const std::int64_t first_key_;
     const int n_;
+    std::int64_t n_nan_ = 0;
     float bounds_[kTile];
     std::uint8_t may_repeat_[kTile];
     std::uint16_t found_[kTile];
@@ -179,25 +202,23 @@ std::int64_t tile_width(std::int64_t n_keys, int n_threads) {
 
 }  // namespace
 
-void fold_topk(const TopKHeaps& heaps, const TopKUndo& undo, const Activations& batch,
-               const TopKFoldOptions& options) {
+std::int64_t fold_topk(const TopKHeaps& heaps, const TopKUndo& undo, const Activations& batch,
+                       const TopKFoldOptions& options) {
     Fold fold{heaps, undo, batch, options.sign, {}};
     fold.list_positions();
-    if (fold.positions.empty()) return;
+    if (fold.positions.empty()) return 0;
     const std::int64_t width = tile_width(batch.n_keys, options.n_threads);
     const std::int64_t n_tiles = (batch.n_keys + width - 1) / width;
+    std::atomic<std::int64_t> n_nan{0};
     for_rows(n_tiles, options.n_threads, [&](const auto& take) {
         for (std::int64_t i = take(); i < n_tiles; i = take()) {
             const std::int64_t first_key = i * width;
             const std::int64_t n = std::min(width, batch.n_keys - first_key);
             Tile tile(fold, first_key, static_cast<int>(n));
-            if (options.per_unit) {
-                tile.fold_rows();
-            } else {
-                tile.fold_positions();
-            }
+            n_nan += options.per_unit ? tile.fold_rows() : tile.fold_positions();
         }
     });
+    return n_nan;
 }
 
 void best_entries(const TopKHeaps& heaps, std::int64_t n_keys, int n_threads, std::int64_t* out) {
@@ -209,8 +230,12 @@ void best_entries(const TopKHeaps& heaps, std::int64_t n_keys, int n_threads, st
             if (heaps.repeats[key]) n = distinct(entries.data(), n);
             n = select_best(entries.data(), n, heaps.k);
             std::int64_t* const best = out + key * heaps.k;
-            std::copy(entries.data(), entries.data() + n, best);
-            std::sort(best, best + n, std::greater<std::int64_t>());
+            if (n <= kFew) {
+                order_distinct(entries.data(), n, best);
+            } else {
+                std::partial_sort_copy(entries.data(), entries.data() + n, best, best + n,
+                                       std::greater<std::int64_t>());
+            }
             std::fill(best + n, best + heaps.k, kNoEntry);
         }
     });

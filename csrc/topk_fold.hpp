@@ -46,10 +46,11 @@ struct TopKFoldOptions {
 
 // Fold activations into heaps, whose arrays begin at the key of the first column. The best k are
 // then the unique answer, whatever the order, the cut and the number of threads; the same position
-// twice counts once. NaN never competes, infinities do. Throws std::invalid_argument for ids that
+// twice counts once. NaN never competes, infinities do. Returns the number of NaN at positions with an
+// id. Throws std::invalid_argument for ids that
 // do not ascend along a run of competing positions or exceed 2^32 - 2.
-void fold_topk(const TopKHeaps& heaps, const TopKUndo& undo, const Activations& batch,
-               const TopKFoldOptions& options);
+std::int64_t fold_topk(const TopKHeaps& heaps, const TopKUndo& undo, const Activations& batch,
+                       const TopKFoldOptions& options);
 
 // Write the best k distinct entries of every key, [n_keys, k], descending, then
 // kNoEntry.

@@ -1,7 +1,9 @@
 """What the kernels share: the launch table, device helpers, and checks of the launchers."""
 
+import functools
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import torch
 import triton
@@ -10,6 +12,22 @@ import triton.language as tl
 EMPTY = tl.constexpr(-(2**63))  # no entry; below every packed key
 BLOCK_ROWS = 32  # flattened [B * T] rows per block maximum
 PATH_ROWS = 8  # points on paths per program
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Launcher = Callable[Concatenate[torch.Tensor, P], R]
+
+
+def on_its_device(launcher: Launcher[P, R]) -> Launcher[P, R]:
+    """Launch on the device of the first argument: Triton takes the current one."""
+
+    @functools.wraps(launcher)
+    def launch(first: torch.Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.cuda.device_of(first):
+            return launcher(first, *args, **kwargs)
+
+    return launch
 
 
 class Launch(NamedTuple):

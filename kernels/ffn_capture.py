@@ -20,6 +20,7 @@ from pyengine.kernels._launch import (
     FFN_CAPTURE,
     FFN_CAPTURE_WIDE,
     check_activations,
+    on_its_device,
     tl_activation,
     tl_row_offset,
 )
@@ -88,6 +89,7 @@ def _ffn_capture_kernel(
         tl.store(to, tl.max(tl.where(legal, -value, float("-inf")), 0), mask=col_ok)
 
 
+@on_its_device
 def ffn_capture(
     pre: Tensor,
     ids: Tensor,

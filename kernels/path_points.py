@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyengine.kernels._launch import PATH_POINTS, PATH_ROWS, check_float
+from pyengine.kernels._launch import PATH_POINTS, PATH_ROWS, check_float, on_its_device
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -46,6 +46,7 @@ def _path_points_kernel(
     tl.store(points_ptr + row[:, None] * D + column[None, :], points, mask=ok)
 
 
+@on_its_device
 def path_points(base: Tensor, step: Tensor, source: Tensor, alpha: Tensor) -> Tensor:
     """Return [R, D], contiguous, in the dtype of `base`.
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyengine.kernels._launch import PATH_SUMS, check_float
+from pyengine.kernels._launch import PATH_SUMS, check_float, on_its_device
 
 UNROLL = tl.constexpr(8)  # rows in flight: their loads do not wait for the sum
 
@@ -46,6 +46,7 @@ def _path_sums_kernel(
     tl.store(sums_ptr + source * D + column, sums, mask=column < D)
 
 
+@on_its_device
 def path_sums(gradients: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
     """Return float32 [S, D], zero where a source has no rows.
 

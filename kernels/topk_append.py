@@ -17,6 +17,7 @@ from pyengine.kernels._launch import (
     TOPK_APPEND,
     TOPK_APPEND_UNIT,
     check_activations,
+    on_its_device,
     tl_pack,
     tl_row_offset,
     tl_score,
@@ -150,6 +151,7 @@ def _topk_append_unit_kernel(
             tl.store(to, best, mask=enters & (slot < CAPACITY))
 
 
+@on_its_device
 def topk_append(
     values: Tensor,
     block_max: Tensor,

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyengine.kernels._launch import EMPTY, TOPK_MERGE, TOPK_MERGE_WIDE
+from pyengine.kernels._launch import EMPTY, TOPK_MERGE, TOPK_MERGE_WIDE, on_its_device
 
 MAX_K = 128  # kept in registers
 
@@ -51,6 +51,7 @@ def _topk_merge_kernel(
         tl.store(counts_ptr + key, 0)
 
 
+@on_its_device
 def topk_merge(
     top: Tensor,
     threshold: Tensor,

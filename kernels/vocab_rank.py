@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyengine.kernels._launch import vocab_arguments, vocab_launch
+from pyengine.kernels._launch import on_its_device, vocab_arguments, vocab_launch
 from pyengine.kernels._vocab_tile import tl_vocab_tile
 
 PACK = tl.constexpr(4)  # targets whose counts share an integer, a byte each: one sum for all
@@ -88,6 +88,7 @@ def _vocab_rank_kernel(
             tl.atomic_add(ranks_ptr + at, count, mask=row_ok & (count > 0), sem="relaxed")
 
 
+@on_its_device
 def vocab_rank(
     x: Tensor,
     weight: Tensor,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pyengine.kernels._launch import vocab_arguments, vocab_launch
+from pyengine.kernels._launch import on_its_device, vocab_arguments, vocab_launch
 from pyengine.kernels._vocab_tile import tl_vocab_tile
 
 GATHER = tl.constexpr(16)  # target logits picked from a tile at once
@@ -115,6 +115,7 @@ def _vocab_reduce_kernel(
     tl.store(worst_ptr + to, worst, mask=row_ok)
 
 
+@on_its_device
 def vocab_reduce(x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> VocabTiles:
     """Reduce every tile of `vocab_launch(x, weight).block_v` tokens.
 

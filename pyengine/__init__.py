@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from pyengine.reducers.moments import Moments as Moments
     from pyengine.reducers.topk import StreamingTopK as StreamingTopK
     from pyengine.run import open_run as open_run
+    from pyengine.scale.scale_out import scale_out as scale_out
 
 __version__ = "0.1.0"
 
@@ -80,6 +81,7 @@ _HOMES = {
     "run_with_cache": "pyengine.hooked",
     "run_with_hooks": "pyengine.hooked",
     "save_cache": "pyengine.cache_files",
+    "scale_out": "pyengine.scale.scale_out",
     "trigger_examples": "pyengine.analyses.triggers",
 }
 

@@ -4,8 +4,9 @@ Blocks are ranges of units, so that shards share none; inside a block units are 
 cut into batches under a token budget. Nothing here depends on the machine or on the shard count.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class Batch:
         lengths: int32 [B], content tokens of each unit.
         first: column of the first content token.
         pad_id: what `input_ids` holds at the padding.
+        copies: the arrays that are on the model's device already, by name.
     """
 
     input_ids: np.ndarray
@@ -36,6 +38,7 @@ class Batch:
     lengths: np.ndarray
     first: int
     pad_id: int
+    copies: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def n_tokens(self) -> int:
@@ -50,7 +53,8 @@ class Batch:
     def rows(self, rows: np.ndarray) -> "Batch":
         """Return some rows, at the same padded length."""
         names = ("input_ids", "attention_mask", "ids", "units", "lengths")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        found = {name: getattr(self, name)[rows] for name in names}
+        return replace(self, **found, copies={})
 
     def shifted(self, start_token: int) -> "Batch":
         """Return the decoder's input for the same units: `start_token`, then the content.
@@ -67,7 +71,8 @@ class Batch:
         mask[:, 1:] = inside
         ids = np.full(shape, -1, np.int64)
         ids[:, 1:] = np.where(inside, self.ids[:, content], -1)
-        return replace(self, input_ids=input_ids, attention_mask=mask, ids=ids, first=1)
+        found = replace(self, input_ids=input_ids, attention_mask=mask, ids=ids)
+        return replace(found, first=1, copies={})
 
 
 def plan_blocks(offsets: np.ndarray, block_tokens: int) -> np.ndarray:
@@ -132,7 +137,7 @@ def form_batches(
     lengths = np.diff(offsets)
     order = np.argsort(lengths, kind="stable")
     around = len(prefix) + len(suffix)
-    for rows in _cut(order, lengths[order] + around, batch_tokens):
+    for rows in cut(order, lengths[order] + around, batch_tokens):
         n = lengths[rows]
         longest = int(n.max())
         column = np.arange(longest)
@@ -162,8 +167,14 @@ def padding_ratio(batches: Iterable[Batch]) -> float:
     return computed / real
 
 
-def _cut(order: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Cut units sorted by length into batches of rows * longest <= batch_tokens, or one row."""
+def cut(order: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Cut units sorted by length into batches of rows * longest <= batch_tokens, or one row.
+
+    Args:
+        order: int64 [n], the units.
+        lengths: int64 [n], their lengths, ascending.
+        batch_tokens: tokens per batch.
+    """
     start = 0
     while start < len(order):
         # A batch of the next r units is as wide as its last; rows * width grows with r.

@@ -7,7 +7,7 @@ import torch
 
 from pyengine import ops
 from pyengine.batches import Batch
-from pyengine.forward import to_device
+from pyengine.forward import on_device, to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +71,12 @@ class Reading:
     def rows(self, competition: Competition | None) -> BatchRows:
         """Return the rows under a rule, made once; under None nothing competes."""
         if competition not in self._rows:
-            if competition is None:
-                ids = np.full_like(self._batch.ids, -1)
-            else:
-                ids = competition.ids(self._batch)
-            self._rows[competition] = BatchRows(to_device(ids, self._device), self._batch)
+            self._rows[competition] = BatchRows(self._ids(competition), self._batch)
         return self._rows[competition]
+
+    def _ids(self, competition: Competition | None) -> torch.Tensor:
+        if competition is EVERY_TOKEN:
+            return on_device(self._batch, "ids", self._device)
+        if competition is None:
+            return torch.full(self._batch.ids.shape, -1, device=self._device)
+        return to_device(competition.ids(self._batch), self._device)

@@ -4,16 +4,15 @@ The pass is cut into *segments* (a few batches). A segment is either wholly in t
 at all, so a pass can be saved after any of them, and resumed there with the same bits.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyengine import ops
-from pyengine.batches import Batch
 from pyengine.capture import Capture, Maxima
 from pyengine.competition import Reading
 from pyengine.extraction.feeds import Feed
@@ -21,50 +20,12 @@ from pyengine.model_batches import model_batches
 from pyengine.models import Model
 from pyengine.out_of_memory import batch_pieces, next_split
 from pyengine.precision import precision
+from pyengine.segments import Cursor, Pair, Plan, Segment, segments
 from pyengine.sites import Site
-from pyengine.store import TokenStore
 
 # By device type. Larger batches need larger blocks to stay below 1.10 computed tokens per real one.
 BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 BLOCK_TOKENS = {"cpu": 131_072, "cuda": 524_288}
-# CUDA is asked once per segment whether a buffer overflowed; the CPU never waits for anything.
-SEGMENT_BATCHES = {"cpu": 1, "cuda": 16}
-
-
-class Cursor(NamedTuple):
-    """How far a pass has come: whole blocks, then batches of the next block."""
-
-    blocks: int = 0
-    batches: int = 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a pass reads, fixed before it starts; the bits of the result depend on nothing else.
-
-    Attributes:
-        store: the tokenised corpus.
-        boundaries: int64 [n_blocks + 1], unit index where each block starts.
-        blocks: the blocks of this shard.
-        batch_tokens: tokens per batch, padding included.
-        bos: put the BOS token before each unit.
-    """
-
-    store: TokenStore
-    boundaries: np.ndarray
-    blocks: range
-    batch_tokens: int
-    bos: bool = False
-
-    @property
-    def base(self) -> int:
-        """The first token of the shard; packed ids count from here."""
-        return int(self.store.offsets[self.boundaries[self.blocks.start]])
-
-    @property
-    def n_tokens(self) -> int:
-        """Content tokens of the shard."""
-        return int(self.store.offsets[self.boundaries[self.blocks.stop]]) - self.base
 
 
 @dataclass(frozen=True)
@@ -84,14 +45,6 @@ class Progress:
     n_tokens: int = 0
     n_computed: int = 0
     exact: bool = True
-
-
-class Segment(NamedTuple):
-    """Batches of a block that are folded in together, and the cursor after them."""
-
-    block: int
-    batches: list[tuple[Batch, Batch | None]]
-    after: Cursor
 
 
 def sites_of_feeds(feeds: Sequence[Feed]) -> list[Site]:
@@ -139,26 +92,17 @@ class Pass:
         Raises:
             PyengineError: if a single unit does not fit into the memory.
         """
-        with precision(self._model.dtype):
-            for segment in self._segments():
+        with precision(self._model.dtype), closing(self._segments()) as found:
+            for segment in found:
                 self._run_segment(segment)
                 if after_segment is not None:
                     after_segment(self.progress)
         return self.progress
 
-    def _segments(self) -> Iterator[Segment]:
-        start = self.progress.cursor
-        size = SEGMENT_BATCHES[self._model.device.type]
-        for done in range(start.blocks, len(self._plan.blocks)):
-            skip = start.batches if done == start.blocks else 0
-            block = self._plan.blocks[done]
-            batches = list(self._batches(block))
-            for first in range(skip, len(batches), size):
-                last = min(first + size, len(batches))
-                after = Cursor(done + 1) if last == len(batches) else Cursor(done, last)
-                yield Segment(block, batches[first:last], after)
+    def _segments(self) -> Generator[Segment]:
+        return segments(self._plan, self.progress.cursor, self._batches, self._model.device)
 
-    def _batches(self, block: int) -> Iterator[tuple[Batch, Batch | None]]:
+    def _batches(self, block: int) -> Iterator[Pair]:
         plan, model = self._plan, self._model
         return model_batches(
             model,
@@ -232,10 +176,10 @@ class Pass:
         )
 
     def _observe(self, site: Site, captured: ops.Captured, reading: Reading) -> None:
-        self._nan.append((site, captured.n_nan))
         maxima, seen, careful = self._maxima[site], self._seen, self._careful
         for feed in self._readers[site]:
             feed.observe(site, captured, maxima, reading, seen=seen, careful=careful)
+        self._nan.append((site, captured.n_nan))  # a top-k has counted them by now
 
 
 def _maxima(readers: Sequence[Feed]) -> Maxima:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,9 +79,31 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     atomic_write(path, lambda temporary: _write_text(temporary, text))
 
 
-def temporaries(folder: str | Path) -> list[Path]:
-    """List the files in a folder, at any depth, that are being written or whose writer died."""
-    return list(Path(folder).rglob(f".*{SUFFIX}"))
+def create_text(path: Path, text: str) -> bool:
+    """Write `text` as UTF-8 to a new file; of several processes that try, one does.
+
+    Returns:
+        Whether this one did.
+
+    Raises:
+        PyengineError: if the folder is read-only or the disk is full.
+    """
+    own = path.with_name(f".{path.name}.{uuid.uuid4().hex}{SUFFIX}")
+    atomic_write_text(own, text)
+    try:
+        os.link(own, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links: the last one does
+        os.replace(own, path)
+    finally:
+        own.unlink(missing_ok=True)
+    return True
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is being written, or its writer died."""
+    return path.name.startswith(".") and path.name.endswith(SUFFIX)
 
 
 def sha256_file(path: str | Path) -> str:

@@ -1,11 +1,13 @@
 """The forward pass of a model's body, on a structural copy that may be tapped."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pyengine.attention_masks import constants_on_device, run_stack
 from pyengine.batches import Batch
 from pyengine.models import Model
 from pyengine.structural_copy import structural_copy
@@ -49,24 +51,24 @@ class Forward:
         hooked = bool(body._forward_pre_hooks)
         mask = _padding_mask(batch, device) if hooked or not causal else None
         extra = {"use_cache": False} if causal else {}
-        out = body(input_ids=to_device(batch.input_ids, device), attention_mask=mask, **extra)
-        hidden: Tensor = out[0]
-        return hidden
+        input_ids = on_device(batch, "input_ids", device)
+        return run_stack(body, input_ids, mask, causal=causal, **extra)
 
     def _run_encoder_decoder(self, batch: Batch, decoder: Batch, device: torch.device) -> Tensor:
         mask = _padding_mask(batch, device)
         body: Any = self.body
-        encoded = body.encoder(input_ids=to_device(batch.input_ids, device), attention_mask=mask)
+        input_ids = on_device(batch, "input_ids", device)
+        encoded = run_stack(body.encoder, input_ids, mask, causal=False)
         hooked = bool(body.decoder._forward_pre_hooks)
-        out = body.decoder(
-            input_ids=to_device(decoder.input_ids, device),
-            attention_mask=_padding_mask(decoder, device) if hooked else None,
-            encoder_hidden_states=encoded[0],
+        return run_stack(
+            body.decoder,
+            on_device(decoder, "input_ids", device),
+            _padding_mask(decoder, device) if hooked else None,
+            causal=True,
+            encoder_hidden_states=encoded,
             encoder_attention_mask=mask,
             use_cache=False,
         )
-        hidden: Tensor = out[0]
-        return hidden
 
 
 def to_device(array: Any, device: torch.device) -> Tensor:
@@ -77,15 +79,38 @@ def to_device(array: Any, device: torch.device) -> Tensor:
     return tensor
 
 
+def on_device(batch: Batch, name: str, device: torch.device) -> Tensor:
+    """Return an array of a batch on a device: the copy that is there already, or a new one."""
+    if name in batch.copies:
+        copied: Tensor = batch.copies[name]
+        return copied
+    return to_device(getattr(batch, name), device)
+
+
+def copied_ahead(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch whose arrays are on their way to a device.
+
+    Without room for them the batch comes as it is: its arrays are copied when they are needed, and
+    lack of memory is dealt with there.
+    """
+    names = ("input_ids", "attention_mask", "ids")
+    try:
+        copies = {name: to_device(getattr(batch, name), device) for name in names}
+    except torch.OutOfMemoryError:
+        return batch
+    return replace(batch, copies=copies)
+
+
 def _body_copy(body: nn.Module) -> nn.Module:
     copied = structural_copy(body)
     # Padding needs no mask here; with a pad token transformers would look for it in every batch
     # (and make the GPU wait) only to warn.
     copied.config = copy.copy(copied.config)
     copied.config.pad_token_id = None
+    constants_on_device(copied)
     return copied
 
 
 def _padding_mask(batch: Batch, device: torch.device) -> Tensor | None:
     """Return the [B, T] mask, None where nothing is padded (attention is then faster)."""
-    return None if batch.attention_mask.all() else to_device(batch.attention_mask, device)
+    return None if batch.attention_mask.all() else on_device(batch, "attention_mask", device)

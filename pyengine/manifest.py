@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pyengine.errors import PyengineError
-from pyengine.files import atomic_write_text
+from pyengine.files import atomic_write_text, create_text
 from pyengine.models import Model
 from pyengine.store import TokenStore
 
@@ -115,9 +115,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def create_manifest(folder: Path, manifest: Mapping[str, Any]) -> bool:
+    """Write the manifest of a new run; return whether no other process was faster."""
+    return create_text(folder / MANIFEST, _text(manifest))
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest, whole or not at all."""
-    atomic_write_text(folder / MANIFEST, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    atomic_write_text(folder / MANIFEST, _text(manifest))
 
 
 def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -129,7 +134,11 @@ def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
         "cpus": os.cpu_count(),
         **facts,
     }
-    atomic_write_text(folder / PROVENANCE, json.dumps(record, indent=2, sort_keys=True) + "\n")
+    atomic_write_text(folder / PROVENANCE, _text(record))
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, sort_keys=True) + "\n"
 
 
 def _environment(model: Model) -> dict[str, Any]:

@@ -1,16 +1,13 @@
 """Merging the shards of one run, found in one or several run directories."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pyengine.errors import PyengineError
 from pyengine.manifest import differences, read_manifest
-from pyengine.parts import Part, find_parts
-from pyengine.run import RunFolder, open_run, verify
-from pyengine.shards import FOLDER, Merge, Shard, check_cover, merge_shards
-from pyengine.token_text import TokenText
+from pyengine.merge_kinds import KINDS, OF_PARTS
+from pyengine.shards import FOLDER
 
 
 def merge_runs(
@@ -40,18 +37,64 @@ def merge_runs(
     paths = [Path(folder) for folder in folders]
     manifests = [read_manifest(path) for path in paths]
     mixed = _check_same_run(paths, manifests, allow_mixed)
-    manifest = manifests[0]
-    if reducers and manifest["analysis"] != "extract":
-        raise PyengineError(f"{paths[0]} holds {manifest['analysis']}, which has no reducers")
-    if manifest["analysis"] == "triggers":
-        _merge_triggers(paths, Path(out), manifest, mixed, n_threads)
-    elif manifest["analysis"] == "extract":
-        return _merge_extraction(paths, Path(out), manifest, mixed, n_threads, reducers)
-    elif manifest["analysis"] in _OF_PARTS:
-        _merge_parts(paths, Path(out), manifest, mixed)
-    else:
-        raise PyengineError(f"{paths[0]} holds no shards: {manifest['analysis']} has none")
-    return open_run(out)
+    merge = RunMerge(manifests[0], n_threads=n_threads, reducers=reducers)
+    for run, file in _shards_in(paths, manifests):
+        merge.add(run, file)
+    return merge.finish(out, mixed=mixed)
+
+
+class RunMerge:
+    """Merges the shards of one run as they come; two are in memory at a time.
+
+    The result has the same bits for any order of the shards.
+
+    Args:
+        manifest: of the run.
+        n_threads: 0 takes all cores.
+        reducers: of a run of `extract`, fresh instances of the user's own reducers, in its order.
+
+    Raises:
+        PyengineError: if a run of this analysis has no shards, or its reducers are not these.
+    """
+
+    def __init__(
+        self, manifest: dict[str, Any], *, n_threads: int = 0, reducers: Sequence[Any] = ()
+    ) -> None:
+        analysis = manifest["analysis"]
+        if analysis not in KINDS:
+            raise PyengineError(f"a run of {analysis} has no shards to merge")
+        if reducers and analysis != "extract":
+            raise PyengineError(f"a run of {analysis} has no reducers")
+        self._kind = KINDS[analysis](restarted(manifest), n_threads, reducers)
+
+    def add(self, run: Path, file: Path | None = None) -> None:
+        """Merge one shard.
+
+        Args:
+            run: the run directory that it belongs to.
+            file: its file. Where the analysis leaves parts, nothing but `run` is looked at, and
+                not before `finish`.
+
+        Raises:
+            PyengineError: if the file is missing, damaged or incomplete.
+        """
+        self._kind.add(run, file)
+
+    def finish(self, out: str | Path, *, mixed: bool = False, **provenance: Any) -> Any:
+        """Write the complete run.
+
+        Args:
+            out: the run directory to write; may be one of those that were added.
+            mixed: whether the shards differ in numerics; the result is then not bit-exact.
+            provenance: what may differ between two runs with the same bits.
+
+        Returns:
+            As `merge_runs`.
+
+        Raises:
+            PyengineError: if a shard is missing, or was added twice.
+        """
+        return self._kind.finish(Path(out), mixed, provenance)
 
 
 def restarted(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -60,89 +103,17 @@ def restarted(manifest: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "status": "incomplete"}
 
 
-def _merge_triggers(
-    paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool, n_threads: int
-) -> None:
-    from pyengine.analyses.trigger_result import TriggerExamples
-    from pyengine.extraction.states import merge_heap_arrays
-
-    merge = partial(merge_heap_arrays, n_threads=n_threads)
-    merged, provenance = _merged_shards(paths, manifest, mixed, [merge])
-    triggers = TriggerExamples.from_shard(merged, TokenText.load(paths[0]), restarted(manifest))
-    triggers.write(RunFolder.begin(out, triggers.manifest), **provenance)
-
-
-def _merge_extraction(
-    paths: list[Path],
-    out: Path,
-    manifest: dict[str, Any],
-    mixed: bool,
-    n_threads: int,
-    reducers: Sequence[Any],
-) -> Any:
-    from pyengine.extraction.result import Extraction
-    from pyengine.extraction.specs import specs_of
-
-    specs = specs_of(manifest, reducers)
-    merges = [spec.merge(n_threads) for spec in specs]
-    merged, provenance = _merged_shards(paths, manifest, mixed, merges)
-    text, manifest = TokenText.load(paths[0]), restarted(manifest)
-    found = Extraction.from_shard(specs, merged, text, manifest)
-    found.write(RunFolder.begin(out, manifest), **provenance)
-    return Extraction.open(out, verify(out), specs)
-
-
-def _merged_shards(
-    paths: list[Path], manifest: dict[str, Any], mixed: bool, merges: Sequence[Merge]
-) -> tuple[Shard, dict[str, Any]]:
-    """Merge the shard files of some run directories; also say where they came from."""
-    files = sorted({file.resolve() for path in paths for file in _shard_files(path)})
-    merged = merge_shards(files, manifest["corpus"]["n_units"], merges)
-    if mixed:
-        merged.record["exact"] = False
-    return merged, {"merged_from": [str(file) for file in files]}
-
-
-def _merge_parts(paths: list[Path], out: Path, manifest: dict[str, Any], mixed: bool) -> None:
-    units, make = _OF_PARTS[manifest["analysis"]]
-    folders = sorted({path.resolve() for path in paths})
-    for folder in folders:
-        if read_manifest(folder)["status"] == "complete":
-            raise PyengineError(f"{folder} holds no shards; is it already merged?")
-    found = [part for folder in folders for part in find_parts(folder)]
-    parts = sorted(found, key=lambda part: part.units)
-    check_cover([{"units": part.units} for part in parts], manifest["corpus"][units])
-    result = make(parts, paths[0], restarted(manifest), mixed)
-    run = RunFolder.begin(out, result.manifest)
-    result.write(run, merged_from=[str(path) for path in paths])
-
-
-def _predictions(parts: list[Part], run: Path, manifest: dict[str, Any], mixed: bool) -> Any:
-    from pyengine.analyses.prediction_run import from_parts
-
-    return from_parts(parts, TokenText.load(run), manifest, mixed=mixed)
-
-
-def _neurons(parts: list[Part], _run: Path, manifest: dict[str, Any], mixed: bool) -> Any:
-    from pyengine.analyses.fact_run import from_parts
-
-    return from_parts(parts, manifest, mixed=mixed)
-
-
-def _activations(parts: list[Part], run: Path, manifest: dict[str, Any], mixed: bool) -> Any:
-    from pyengine.analyses.cached_activations_run import from_parts
-
-    for part in parts:
-        part.check()
-    return from_parts(parts, TokenText.load(run), manifest, mixed=mixed)
-
-
-# Runs whose shards leave part files: how the manifest counts what they cover, and their result.
-_OF_PARTS: dict[str, tuple[str, Callable[[list[Part], Path, dict[str, Any], bool], Any]]] = {
-    "predictions": ("n_units", _predictions),
-    "neurons": ("n_facts", _neurons),
-    "activations": ("n_units", _activations),
-}
+def _shards_in(
+    paths: list[Path], manifests: list[dict[str, Any]]
+) -> list[tuple[Path, Path | None]]:
+    """List the shards in some run directories, each file once."""
+    if manifests[0]["analysis"] not in OF_PARTS:
+        of_file = {file.resolve(): path for path in paths for file in _shard_files(path)}
+        return [(of_file[file], file) for file in sorted(of_file)]
+    for path, manifest in zip(paths, manifests, strict=True):
+        if manifest["status"] == "complete":
+            raise PyengineError(f"{path} holds no shards; is it already merged?")
+    return [(path, None) for path in paths]
 
 
 def _check_same_run(paths: list[Path], manifests: list[dict[str, Any]], allow_mixed: bool) -> bool:

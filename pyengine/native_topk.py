@@ -56,10 +56,11 @@ class NativeHeaps:
         self._repeats = torch.zeros(n_keys, dtype=torch.uint8)
         self._undo: Undo | None = None
 
-    def fold(
-        self, values: Tensor, rows: Rows, *, first_key: int, sign: int, per_unit: bool
-    ) -> None:
+    def fold(self, values: Tensor, rows: Rows, *, first_key: int, sign: int, per_unit: bool) -> int:
         """Fold [B, T, F] into the keys from `first_key` on; see `pyengine.ops.topk_fold`.
+
+        Returns:
+            The number of NaN among the competing values.
 
         Raises:
             ValueError: if ids do not ascend along a run of competing positions.
@@ -69,7 +70,7 @@ class NativeHeaps:
             values = values.contiguous()
         keys = slice(first_key, first_key + values.shape[2])
         undo = self._undo
-        _native.fold_topk(
+        return _native.fold_topk(
             self._arrays(keys),
             {} if undo is None else _arrays(undo, keys),
             values.numpy(),

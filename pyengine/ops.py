@@ -49,14 +49,13 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class Captured:
-    """What `ffn_capture` returns; see there.
+    """What `ffn_capture` returns; functions are called once asked for: before `values` change."""
 
-    What is given as a function is computed when it is first asked for, so before `values` change.
-    """
-
-    def __init__(self, out: Tensor, values: Tensor, block_max: Lazy, n_nan: Lazy) -> None:
+    def __init__(
+        self, out: Tensor, values: Tensor, maxima: Lazy, n_nan: Lazy, rows: Rows | None = None
+    ) -> None:
         self.out, self.values = out, values
-        self._block_max, self._n_nan = block_max, n_nan
+        self._rows, self._block_max, self._n_nan = rows, maxima, n_nan
 
     @cached_property
     def block_max(self) -> Tensor:
@@ -67,6 +66,11 @@ class Captured:
     def n_nan(self) -> Tensor:
         """Number of NaN among the competing values, int64 [1]."""
         return _computed(self._n_nan)
+
+    def note_nan(self, n_nan: int | None, rows: Rows) -> None:
+        """Take a number that `topk_fold` counted of these values, so that it need not be again."""
+        if n_nan is not None and rows is self._rows:
+            self.n_nan = torch.tensor([n_nan])
 
 
 @torch.no_grad()
@@ -127,13 +131,13 @@ def _capture(
 ) -> Captured:
     backend = backend_for(pre.device, cpu="native")
     if backend == "reference":
-        return Captured(*reference.ffn_capture(pre, rows.ids, act, up, value, signs))
+        return Captured(*reference.ffn_capture(pre, rows.ids, act, up, value, signs), rows)
     if backend in ("native", "torch"):
         native, reuse = backend == "native", reuse and value != "pre"
-        return Captured(*torch_ops.capture(pre, rows, act, up, value, signs, reuse, native))
+        return Captured(*torch_ops.capture(pre, rows, act, up, value, signs, reuse, native), rows)
     from pyengine.kernels.ffn_capture import ffn_capture as kernel
 
-    return Captured(*kernel(pre, rows.ids, act=act, up=up, value=value, signs=signs))
+    return Captured(*kernel(pre, rows.ids, act=act, up=up, value=value, signs=signs), rows)
 
 
 @torch.no_grad()
@@ -147,7 +151,7 @@ def topk_fold(
     sign: int = 1,
     seen: int = 0,
     careful: bool = False,
-) -> None:
+) -> int | None:
     """Fold sign * values, [B, T, F], into the keys [first_key, first_key + F) of `state`.
 
     The result is the unique top-k under (score descending, id ascending), whatever the order
@@ -167,11 +171,15 @@ def topk_fold(
             before. CUDA only: decides how often candidates are merged, never the result.
         careful: cannot overflow, at the price of more launches. CUDA only.
 
+    Returns the number of NaN among the competing values where that costs nothing (C++), else None.
+
     Oracle: `pyengine.reference.topk_fold`.
     """
     _check_fold(state, values, rows, first_key, sign)
     if not values.numel():
-        return
+        return None
+    if (native := state.native) is not None:
+        return native.fold(values, rows, first_key=first_key, sign=sign, per_unit=state.per_unit)
     if state.backend == "reference":
         keys = slice(first_key, first_key + values.shape[2])
         top = state.top[keys] = reference.topk_fold(
@@ -183,8 +191,6 @@ def topk_fold(
             floor_key=state.floor_key,
         )
         state.threshold[keys] = top[:, -1].clamp(min=state.floor_key)
-    elif state.native is not None:
-        state.native.fold(values, rows, first_key=first_key, sign=sign, per_unit=state.per_unit)
     elif block_max is None:
         raise ValueError(f"the {state.backend} backend needs block_max")
     elif state.backend == "torch":
@@ -202,6 +208,7 @@ def topk_fold(
             seen=seen,
             careful=careful,
         )
+    return None
 
 
 def topk_flush(state: TopKState) -> None:
@@ -216,8 +223,7 @@ def _check_capture(
     pre: Tensor, rows: Rows, act: str, up: Tensor | None, value: str, signs: tuple[int, ...]
 ) -> None:
     if pre.ndim != 3 or pre.dtype not in DTYPES or pre.shape[:2] != rows.ids.shape:
-        shape = ", ".join(map(str, rows.ids.shape))
-        wanted = f"float32, float16 or bfloat16 [{shape}, F]"
+        wanted = f"float32, float16 or bfloat16 [{', '.join(map(str, rows.ids.shape))}, F]"
         raise ValueError(f"pre must be {wanted}, got {pre.dtype} {tuple(pre.shape)}")
     if up is not None and (up.shape != pre.shape or up.dtype != pre.dtype):
         raise ValueError(f"up must be {pre.dtype} {tuple(pre.shape)}, got {tuple(up.shape)}")

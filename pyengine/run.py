@@ -11,9 +11,10 @@ from typing import Any
 
 from pyengine import parts, shards
 from pyengine.errors import PyengineError
-from pyengine.files import sha256_file, temporaries
+from pyengine.files import is_temporary, sha256_file
 from pyengine.manifest import (
     MANIFEST,
+    create_manifest,
     differences,
     read_manifest,
     write_manifest,
@@ -53,14 +54,17 @@ class RunFolder:
             PyengineError: if it holds something else, or a run that differs; the difference is
                 named and nothing is changed.
         """
-        if (path / MANIFEST).exists():
-            return cls._join(path, manifest)
         if path.exists() and not path.is_dir():
             raise PyengineError(f"{path} is a file; give a directory for the run")
-        if path.is_dir() and set(path.iterdir()).difference(temporaries(path)):
+        others = [] if not path.is_dir() else [p for p in path.iterdir() if not is_temporary(p)]
+        # In this order: other processes may begin the same run, and write its manifest first.
+        if (path / MANIFEST).exists():
+            return cls._join(path, manifest)
+        if others:
             raise PyengineError(f"{path} is not empty and not a run; give another directory")
-        write_manifest(path, manifest)
-        return cls(path, dict(manifest))
+        if create_manifest(path, manifest):
+            return cls(path, dict(manifest))
+        return cls._join(path, manifest)
 
     @classmethod
     def _join(cls, path: Path, manifest: Mapping[str, Any]) -> "RunFolder":
@@ -119,7 +123,7 @@ class RunFolder:
         """Leave nothing but the result."""
         for folder in (shards.FOLDER, parts.FOLDER, tasks.FOLDER):
             shutil.rmtree(self.path / folder, ignore_errors=True)
-        for file in temporaries(self.path):
+        for file in filter(is_temporary, list(self.path.rglob("*"))):
             file.unlink(missing_ok=True)
 
 

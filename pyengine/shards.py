@@ -4,9 +4,10 @@ A shard file is one safetensors file with one metadata key, a JSON record; the r
 SHA-256 of the tensors, so that a damaged file is refused.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -105,49 +106,66 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     Raises:
         PyengineError: if the file is missing, damaged or not ours.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            record = json.loads((file.metadata() or {})[METADATA_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise PyengineError(f"{path} does not exist") from error
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise PyengineError(f"{path} is damaged or not a pyengine file: {error}") from error
+    with _opened(path) as file:
+        record = json.loads((file.metadata() or {})[METADATA_KEY])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if record.pop("sha256", None) != _tensor_hash(tensors):
         raise PyengineError(f"{path} is damaged: its contents do not match its checksum")
     return tensors, record
 
 
-def merge_shards(paths: Iterable[Path], n_units: int, merges: Sequence[Merge]) -> Shard:
-    """Merge the complete shards of one run; two shards are in memory at a time.
+class ShardMerge:
+    """Merges the complete shards of one run as they come; two states are in memory at a time.
 
     Args:
-        paths: shard files, in any order.
-        n_units: units of the corpus; the shards must cover them all, each once.
         merges: of each reducer, how two of its states are merged.
-
-    Raises:
-        PyengineError: if a shard is incomplete, damaged, missing or covered twice.
     """
-    paths = list(paths)
-    merged: list[Arrays | None] = [None] * len(merges)
-    records: list[dict[str, Any]] = []
-    for path in paths:
+
+    def __init__(self, merges: Sequence[Merge]) -> None:
+        self._merges = merges
+        self._merged: list[Arrays | None] = [None] * len(merges)
+        self._records: list[dict[str, Any]] = []
+        self._paths: list[Path] = []
+
+    def add(self, path: Path) -> None:
+        """Merge a shard file.
+
+        Raises:
+            PyengineError: if it is missing, damaged or incomplete.
+        """
         shard = load_shard(path)
         if not shard.complete:
             raise PyengineError(f"shard {path} is incomplete; finish it with its own command")
-        records.append(shard.record)
-        pairs = zip(merges, merged, shard.states, strict=True)
-        merged = [merge(before, state) for merge, before, state in pairs]
-    check_cover(records, n_units)
-    found = Shard([state or {} for state in merged], None, _merged_record(records, n_units))
-    table = UnitTable.merge((_table_of(path) for path in paths), found.ids)
-    return replace(found, table=table)
+        pairs = zip(self._merges, self._merged, shard.states, strict=True)
+        self._merged = [merge(before, state) for merge, before, state in pairs]
+        self._records.append(shard.record)
+        self._paths.append(path)
+
+    def finish(self, n_units: int) -> Shard:
+        """Return all shards as one; the files are read once more, for their units' tokens only.
+
+        Args:
+            n_units: units of the corpus; the shards must cover them all, each once.
+
+        Raises:
+            PyengineError: if a shard is missing or covered twice.
+        """
+        check_cover(self._records, n_units)
+        return self.whole(n_units)
+
+    def whole(self, n_units: int) -> Shard:
+        """Return what `finish` returns, whether or not the shards cover the corpus."""
+        record = _merged_record(self._records, n_units)
+        found = Shard([state or {} for state in self._merged], None, record)
+        return replace(found, table=UnitTable.merge(map(_load_table, self._paths), found.ids))
 
 
-def _table_of(path: Path) -> UnitTable:
-    table = load_shard(path).table
-    return UnitTable.empty() if table is None else table
+def _load_table(path: Path) -> UnitTable:
+    """Read the units of a shard file whose checksum has been verified."""
+    with _opened(path) as file:
+        if "table.units" not in file.keys():  # noqa: SIM118
+            return UnitTable.empty()
+        return UnitTable(**{name: file.get_tensor(f"table.{name}") for name in TABLE})
 
 
 def check_cover(records: Iterable[Mapping[str, Any]], n_units: int) -> None:
@@ -180,6 +198,17 @@ def _merged_record(records: list[dict[str, Any]], n_units: int) -> dict[str, Any
         "n_computed": sum(record["n_computed"] for record in records),
         "n_nan": np.sum([record["n_nan"] for record in records], axis=0).tolist(),
     }
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise PyengineError(f"{path} does not exist") from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise PyengineError(f"{path} is damaged or not a pyengine file: {error}") from error
 
 
 def _save(tensors: dict[str, np.ndarray], path: Path, metadata: dict[str, str]) -> None:

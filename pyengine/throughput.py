@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from torch import Tensor
 from pyengine.analyses.trigger_search import Settings, trigger_search
 from pyengine.batches import Batch, form_batches
 from pyengine.engine import BLOCK_TOKENS
-from pyengine.errors import PyengineError
 from pyengine.extraction.run import Extractor
+from pyengine.layers import Layer
 from pyengine.models import Model
 from pyengine.precision import precision
 from pyengine.store import TokenStore
@@ -52,8 +52,7 @@ class Ways:
     """The ways to measure, over one model and one store.
 
     Args:
-        model: GPT-2, GPT-Neo or BERT, or a T5 encoder; the teacher-forced decoder has no bare
-            forward to compare with.
+        model: of any family; T5's decoder reads the same text, shifted right.
         store: the units.
         k: examples per key.
         batch_tokens: tokens per batch, padding included.
@@ -66,8 +65,6 @@ class Ways:
 
     def all(self) -> dict[str, Callable[[], object]]:
         """Return the ways by name; each call runs over all units."""
-        if self.model.family.encoder_decoder:
-            raise PyengineError("throughput is measured on GPT-2, GPT-Neo and BERT")
         sorted_batches = self._batches()
         arrival = self._arrival_batches()
         return {
@@ -135,42 +132,57 @@ class Ways:
 
     @torch.inference_mode()
     def _forward(self, batches: list[Batch]) -> None:
-        device, body = self.model.device, self.model.body
+        body = self.model.body
         was_training = body.training
         body.eval()
         with precision(self.model.dtype):
             for batch in batches:
-                body(
-                    input_ids=torch.from_numpy(batch.input_ids).to(device),
-                    attention_mask=torch.from_numpy(batch.attention_mask).to(device),
-                )
+                self._run(batch)
         body.train(was_training)
+
+    def _run(self, batch: Batch) -> None:
+        body: Any = self.model.body
+        read = self._inputs(batch)
+        if not self.model.family.encoder_decoder:
+            body(**read)
+            return
+        encoded = body.encoder(**read)[0]
+        decoder = self._inputs(batch.shifted(self.model.decoder_start_id))
+        seen = {"encoder_hidden_states": encoded, "encoder_attention_mask": read["attention_mask"]}
+        body.decoder(**decoder, **seen, use_cache=False)
+
+    def _inputs(self, batch: Batch) -> dict[str, Tensor]:
+        names = ("input_ids", "attention_mask")
+        return {n: torch.from_numpy(getattr(batch, n)).to(self.model.device) for n in names}
 
     def _hooks(self, batches: list[Batch]) -> list[tuple[Tensor, Tensor]]:
         """The textbook way: one hook per layer, torch.topk over the batch, merged at once."""
         best: dict[int, tuple[Tensor, Tensor]] = {}
-        current: list[Tensor] = []
+        current: dict[str, Tensor] = {}
 
-        def hook(layer: int, acts: Tensor) -> None:
-            ids = current[0].reshape(-1)
+        def hook(layer: Layer, acts: Tensor) -> None:
+            ids = current[layer.stack.name].reshape(-1)
             flat = acts.reshape(-1, acts.shape[-1])[ids >= 0].float()
             scores, rows = flat.topk(min(self.k, len(flat)), dim=0)
             found = scores, ids[ids >= 0][rows]
-            if layer in best:
-                merged = [torch.cat(pair) for pair in zip(best[layer], found, strict=True)]
+            if layer.index in best:
+                merged = [torch.cat(pair) for pair in zip(best[layer.index], found, strict=True)]
                 scores, order = merged[0].topk(min(self.k, len(merged[0])), dim=0)
                 found = scores, merged[1].gather(0, order)
-            best[layer] = found
+            best[layer.index] = found
 
         handles = [
             layer.module(self.model.body, layer.stack.value).register_forward_pre_hook(
-                lambda _module, inputs, index=layer.index: hook(index, inputs[0])
+                lambda _module, inputs, layer=layer: hook(layer, inputs[0])
             )
             for layer in self.model.layers
         ]
         try:
             for batch in batches:
-                current[:] = [torch.from_numpy(batch.ids).to(self.model.device)]
+                for stack in self.model.family.stacks:
+                    shifted = stack.causal and self.model.family.encoder_decoder
+                    read = batch.shifted(self.model.decoder_start_id) if shifted else batch
+                    current[stack.name] = torch.from_numpy(read.ids).to(self.model.device)
                 self._forward([batch])
         finally:
             for handle in handles:

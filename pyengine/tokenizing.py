@@ -196,6 +196,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
+    # Nobody else writes this store now: what is there was left by a process that was killed.
+    for left in folder.parent.glob(f".{folder.name[:16]}.*"):
+        shutil.rmtree(left, ignore_errors=True)
     temporary = _sibling(folder)
     temporary.mkdir()
     try:

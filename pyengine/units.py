@@ -38,11 +38,12 @@ class UnitTable:
     def merge(cls, tables: Iterable["UnitTable"], ids: np.ndarray) -> "UnitTable":
         """Collect from several tables the units that hold `ids`, one table in memory at a time."""
         wanted = np.unique(ids[ids >= 0])
-        parts = [table._holding(wanted) for table in tables]
+        taken = np.zeros(len(wanted), bool)
+        parts = [table._holding(wanted, taken) for table in tables]
         if not parts:
             return cls.empty()
         units = np.concatenate([part.units for part in parts])
-        order = np.unique(units, return_index=True)[1]
+        order = np.argsort(units)
         first_ids = np.concatenate([part.first_ids for part in parts])[order]
         lengths = np.concatenate([np.diff(part.offsets) for part in parts])
         starts = np.concatenate([[0], np.cumsum(lengths)])[:-1][order]
@@ -75,11 +76,14 @@ class UnitTable:
             raise KeyError(unit)
         return self.tokens[self.offsets[row] : self.offsets[row + 1]]
 
-    def _holding(self, ids: np.ndarray) -> "UnitTable":
+    def _holding(self, ids: np.ndarray, taken: np.ndarray) -> "UnitTable":
+        """Return the units that hold `ids` (ascending), without those taken before; mark them."""
         lengths = np.diff(self.offsets)
         low = np.searchsorted(ids, self.first_ids)
         high = np.searchsorted(ids, self.first_ids + lengths)
         kept = np.flatnonzero(high > low)
+        kept = kept[~taken[low[kept]]]
+        taken[low[kept]] = True
         tokens = _gather(self.tokens, self.offsets[:-1][kept], lengths[kept])
         return UnitTable(self.units[kept], self.first_ids[kept], _starts(lengths[kept]), tokens)
 

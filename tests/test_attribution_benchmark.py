@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_benchmarks import TOY as GPU_TOY
+from test_gpu_benchmark import TOY as GPU_TOY
 
 from benchmarks import _machine, attribution, gpu
 from benchmarks._attribution_accuracy import reference

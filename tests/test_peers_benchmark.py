@@ -21,6 +21,7 @@ from benchmarks._peers_rounds import (
     MODEL,
     ONE_LAYER,
     STOPPED,
+    STORE_ALL,
     TOPK,
     Case,
     compare,
@@ -100,11 +101,13 @@ def test_all_cases_take_turns_and_agree(family: str, capsys: pytest.CaptureFixtu
     assert order == [*CASES] * 3
     for name, case in result["cases"].items():
         assert len(case["cpu_s_rounds"]) == len(case["wall_s_rounds"]) == 2
-        assert ("difference" in case) == (CASES[name].same_as is not None)
+        checked = CASES[name].same_as is not None or CASES[name].slow is not None
+        assert ("difference" in case) == checked
         assert not wrong(case)
         if name in RANKING and name != TOPK:
             assert case["same_ids"] > 0.95  # else: equal scores, as of dead units
     assert result["cases"][BODY]["of_body_spread"] == [1, 1]
+    assert result["cases"][BODY]["tokens"] == 6 * 12
     assert result["cases"][ONE_LAYER]["difference"] == 0
     assert result["cases"][MODEL]["difference"] == 0
     judged = [target for target in TARGETS if family in target.families]
@@ -119,16 +122,27 @@ def test_the_fraction_is_that_of_the_blocks_begun() -> None:
 
 
 def test_targets_are_held_against_the_median_of_rounds() -> None:
+    setting = Setting.of("gpt2", TOY)
     costs = {
         BODY: [Cost(1.0, 2.0), Cost(1.0, 4.0), Cost(1.0, 2.0)],
         FUSED: [Cost(9.0, 1.0), Cost(9.0, 3.0), Cost(9.0, 4.0)],
     }
-    line, result = judge(Target(FUSED, BODY, 0.8), costs, 0.5)
+    line, result = judge(setting, Target(FUSED, BODY, 0.8), costs, 0.5)
     assert result == {"ratio": 0.75, "limit": 0.8, "met": True} and line.verdict == "met"
-    line, result = judge(Target(FUSED, BODY, None), costs, 0.5)
+    line, result = judge(setting, Target(FUSED, BODY, None), costs, 0.5)
     assert result == {"ratio": 0.75, "limit": 0.5, "met": False} and line.verdict == "missed"
-    _, result = judge(Target(FUSED, BODY, 1.3, faster=True), costs, 0.5)
+    _, result = judge(setting, Target(FUSED, BODY, 1.3, faster=True), costs, 0.5)
     assert result["ratio"] == pytest.approx(4 / 3) and result["met"]
+
+
+def test_what_is_stored_is_every_activation_above_0() -> None:
+    setting = Setting.of("gpt2", TOY)
+    answer = CASES[STORE_ALL].prepare(setting)(setting.ids)
+    assert answer is not None
+    above = sum(int((layer > 0).sum()) for layer in activations(setting))
+    files = 3 * len(setting.hook_names)
+    # three uint16 and a float32 each, and the head of every file
+    assert 10 * above < answer.stored_bytes < 10 * above + 512 * files
 
 
 def test_answers_are_compared_whatever_the_order_of_the_ids() -> None:
@@ -151,7 +165,7 @@ def test_a_wrong_answer_is_reported_and_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(_machine, "RESULTS", tmp_path)
-    arguments = ["--families", "bert", "--cases", MODEL, "--tiny", "--save", "toy", "-k", "3"]
+    arguments = ["--families", "bert", "--only", MODEL, "--tiny", "--save", "toy", "-k", "3"]
     arguments += ["--sequences", "4", "--length", "8", "--batch", "2", "--rounds", "1"]
     assert run(arguments) == 0
     record = json.loads((tmp_path / "toy.json").read_text())
@@ -175,7 +189,7 @@ def run(arguments: list[str]) -> int:
 
 def test_too_few_tokens_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--sequences", "2", "--length", "8", "-k", "20"]) == 2
-    assert "k = 20 is more than the tokens" in capsys.readouterr().err
+    assert "k = 20 is more than the 4 x 2 sentences" in capsys.readouterr().err
 
 
 def test_the_defaults_are_the_benchmark() -> None:

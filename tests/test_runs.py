@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,20 @@ def test_shards_may_share_one_directory(tmp_path: Path) -> None:
         open_run(tmp_path / "run")
     assert tensors_equal(merge_runs([tmp_path / "run"], tmp_path / "run"), whole)
     assert verify(tmp_path / "run")["status"] == "complete"
+
+
+def test_processes_may_begin_one_run_at_once(tmp_path: Path) -> None:
+    model = pyengine.load((tiny_model("gpt2"), None))
+
+    def shard(index: int) -> None:
+        out = tmp_path / "run"
+        pyengine.trigger_examples(model, corpus(), out=out, shard=(index, 8), **SETTINGS)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(shard, range(8)))
+    merge_runs([tmp_path / "run"], tmp_path / "run")
+    search(tmp_path / "whole")
+    assert result_hash(tmp_path / "run") == result_hash(tmp_path / "whole")
 
 
 def test_more_shards_than_blocks_leaves_some_empty(tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     assert folders(cache) == []
 
 
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    corpus = Corpus.from_texts(TEXTS)
+    first = tokenize(corpus, word_tokenizer(), max_tokens=99, cache_dir=tmp_path)
+    [folder] = folders(tmp_path)
+    folder.rename(tokenizing._sibling(folder))  # written, killed before it was published
+    others = folder.parent / ".another-store.0123"
+    others.mkdir()
+    again = tokenize(corpus, word_tokenizer(), max_tokens=99, cache_dir=tmp_path)
+    assert again.content_hash == first.content_hash
+    assert folders(tmp_path) == sorted([folder, others])
+
+
 def test_another_process_may_publish_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, other = Corpus.from_texts(TEXTS), tmp_path / "other"
     expected = tokenize(corpus, word_tokenizer(), max_tokens=99, cache_dir=other)

@@ -27,7 +27,7 @@ from pyengine.run import RunFolder, open_run
 
 def fact_neurons(
     model: Model,
-    facts: Sequence[Fact],
+    facts: Sequence[Fact] | FactPrompts,
     *,
     method: str = "adaptive",
     steps: int = 20,
@@ -56,7 +56,7 @@ def fact_neurons(
         model: from `pyengine.load`.
         facts: from `read_facts`, `read_pararel`, `read_counterfact`. Causal models are asked only
             the prompts that end in the object. Facts that cannot be asked are skipped, and listed
-            in the result.
+            in the result. `FactPrompts.of` checks them once for several shards.
         method, steps, objective, value: as in `KnowledgeNeurons.attribute`.
         adaptive, threshold, percentile: which neurons stand out in a prompt, as in
             `KnowledgeNeurons.coarse`; give one. Default: adaptive=0.3.
@@ -95,7 +95,7 @@ def fact_neurons(
         seed=seed,
         block_facts=block_facts,
     ).resolved(model)
-    asked = FactPrompts.of(model, facts, on_checked)
+    asked = facts if isinstance(facts, FactPrompts) else FactPrompts.of(model, facts, on_checked)
     search = FactPass(model, settings, asked)
     blocks = shard_blocks(len(search.boundaries) - 1, *shard)
     corpus = describe_facts(asked.facts, source)

@@ -5,28 +5,20 @@ examples of key i of layer l are the prefixes x_1 … x_j with the largest memor
 f(x_j^l · k_i^l).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pyengine.analyses.analysis_inputs import chosen_indices, tokenized
+from pyengine.analyses.analysis_inputs import tokenized
 from pyengine.analyses.trigger_result import Example as Example
 from pyengine.analyses.trigger_result import TriggerExamples
 from pyengine.analyses.trigger_search import Settings, trigger_search
-from pyengine.capture import ACTIVATION_MODES, VALUES
-from pyengine.checks import check_choice
 from pyengine.corpus import Corpus
-from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS
-from pyengine.errors import PyengineError
 from pyengine.extraction.run import carry_out
 from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
-from pyengine.reducers.topk import MAX_K, SIGNS
 from pyengine.run import open_run
 from pyengine.store import TokenStore
 from pyengine.token_text import TokenText
-
-PER = ("unit", "token", "prefix")
 
 
 def trigger_examples(
@@ -84,21 +76,20 @@ def trigger_examples(
         PyengineError: for settings out of range, a corpus that does not fit the model, or a run
             directory that was made with other settings.
     """
-    device = model.device.type
-    settings = Settings(
+    settings = Settings.checked(
+        model,
         k=k,
         per=per,
         value=value,
         sign=sign,
-        floor=None if floor is None else float(floor),
+        floor=floor,
         activation=activation,
-        layers=chosen_indices("layer", layers, model.n_layers) or tuple(range(model.n_layers)),
-        dims=chosen_indices("dim", dims, model.d_ff),
+        layers=layers,
+        dims=dims,
         bos=bos,
-        batch_tokens=BATCH_TOKENS[device] if batch_tokens is None else batch_tokens,
-        block_tokens=BLOCK_TOKENS[device] if block_tokens is None else block_tokens,
+        batch_tokens=batch_tokens,
+        block_tokens=block_tokens,
     )
-    _check(settings, model, shard)
     store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
     search = trigger_search(model, settings, store, shard)
     text = TokenText.of(model.tokenizer)
@@ -119,28 +110,3 @@ def trigger_examples(
         checkpoint_blocks=checkpoint_blocks,
         on_progress=on_progress,
     )
-
-
-def _check(settings: Settings, model: Model, shard: tuple[int, int]) -> None:
-    if model.dtype == "float64":
-        raise PyengineError(
-            "trigger examples are ranked in float32; load the model in float32 or less"
-        )
-    check_choice("per", settings.per, PER)
-    check_choice("value", settings.value, VALUES)
-    check_choice("sign", settings.sign, tuple(SIGNS))
-    check_choice("activation", settings.activation, ACTIVATION_MODES)
-    if not 1 <= settings.k <= MAX_K:
-        raise PyengineError(f"k must be from 1 to {MAX_K}, got {settings.k}")
-    if settings.floor is not None and math.isnan(settings.floor):
-        raise PyengineError("floor must be a number, got nan")
-    for name in ("batch_tokens", "block_tokens"):
-        if getattr(settings, name) < 1:
-            raise PyengineError(f"{name} must be at least 1, got {getattr(settings, name)}")
-    if settings.per == "prefix" and not model.family.causal:
-        raise PyengineError(
-            f"per='prefix' is for causal models: in {model.family.model_type} an activation "
-            "depends on what follows the prefix"
-        )
-    if not 0 <= shard[0] < shard[1]:
-        raise PyengineError(f"shard {shard[0]} of {shard[1]} does not exist (they count from 0)")

@@ -11,6 +11,7 @@ from pyengine.cli.display import err, human, out
 from pyengine.embedded import EXCERPT
 
 if TYPE_CHECKING:
+    from pyengine.corpus import Corpus
     from pyengine.models import Model
 
 
@@ -28,17 +29,17 @@ def bench(
     ] = 1,
     dtype: Annotated[str, typer.Option(help="float32, tf32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where the time of one search goes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Time the search beside the bare Hugging Face forward and the usual hooks.
 
-    Example: pyengine bench
+    Example: pyengine bench --profile
     """
     from pyengine import Corpus
-    from pyengine.engine import BATCH_TOKENS
     from pyengine.loading import load
-    from pyengine.store import tokenize
-    from pyengine.throughput import Ways, measure
 
     tokenizer = load("demo").tokenizer
     corpus = Corpus.from_path(text, unit="sentence", max_units=units)
@@ -47,8 +48,28 @@ def bench(
         if model == "random-gpt2"
         else load(model, device=device, dtype=dtype)
     )
-    store = tokenize(corpus, chosen.tokenizer, max_tokens=chosen.max_positions - 2)
-    ways = Ways(chosen, store, k, BATCH_TOKENS[chosen.device.type])
+    if profile:
+        _profile(chosen, corpus, k, as_json)
+    else:
+        _compare(chosen, corpus, k, rounds, as_json)
+
+
+def _profile(model: "Model", corpus: "Corpus", k: int, as_json: bool) -> None:
+    from pyengine.cli.profile_view import print_profile
+    from pyengine.profiling import profile_search
+
+    with err.status("measuring"):
+        found = profile_search(model, corpus, k)
+    print_profile(found, as_json)
+
+
+def _compare(model: "Model", corpus: "Corpus", k: int, rounds: int, as_json: bool) -> None:
+    from pyengine.engine import BATCH_TOKENS
+    from pyengine.store import tokenize
+    from pyengine.throughput import Ways, measure
+
+    store = tokenize(corpus, model.tokenizer, max_tokens=model.max_positions - 2)
+    ways = Ways(model, store, k, BATCH_TOKENS[model.device.type])
     with err.status("measuring") as status:
         timings = measure(ways, rounds, status.update, warm_up=rounds > 1)
     if as_json:

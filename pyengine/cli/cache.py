@@ -6,13 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from pyengine.cli import corpus_options as given
-from pyengine.cli import options
+from pyengine.cli.schedule import say_estimate, schedule_of
 
 # What only one of the two ways of calling it understands, by parameter.
 _OF_TEXTS = ("target", "pos", "stop_at_layer", "padding", "overlong")
 _OF_A_CORPUS = (
     *("save_dtype", "unit", "window", "max_units", "bos", "long", "raw", "format", "field"),
-    *("config", "split", "shard", "batch_tokens", "block_tokens", "cache"),
+    *("config", "split", "shard", "ray", "tasks", "allow_mixed", "dry_run", "cache"),
+    *("batch_tokens", "block_tokens"),
 )
 
 
@@ -75,6 +76,10 @@ def cache(
     revision: given.RevisionOption = None,
     trust_remote_code: given.TrustOption = False,
     shard: given.ShardOption = "0/1",
+    ray: given.RayOption = None,
+    tasks: given.TasksOption = None,
+    allow_mixed: given.AllowMixedOption = False,
+    dry_run: given.DryRunOption = False,
     batch_tokens: given.BatchTokensOption = None,
     block_tokens: given.BlockTokensOption = None,
     threads: given.ThreadsOption = None,
@@ -100,8 +105,11 @@ def cache(
         "trust_remote_code": trust_remote_code,
     }
     if corpus is not None and not list_sites:
+        from pyengine.analyses.cached_activations import cache_activations
         from pyengine.cli.cache_corpus import cache_corpus
+        from pyengine.scale.work import Work
 
+        how = schedule_of(shard, ray, tasks, allow_mixed)
         kind = {"unit": unit, "window": window, "max_units": max_units, "long": long}
         units = given.read_corpus(
             corpus, format, field, config, split, kind | {"detokenize": not raw}
@@ -110,12 +118,15 @@ def cache(
         settings: dict[str, Any] = {
             "save_dtype": save_dtype,
             "bos": bos,
-            "shard": options.shard(shard),
             "batch_tokens": batch_tokens,
             "block_tokens": block_tokens,
             "cache_dir": cache,
         }
-        cache_corpus(load(model, **load_settings), units, names, out, settings, as_json)
+        work = Work(cache_activations, model, units, (names,), settings, load_settings)
+        if dry_run:
+            say_estimate(work, as_json)
+        else:
+            cache_corpus(work, out, how, as_json)
         return
     loaded = load(model, **load_settings)
     if list_sites:

@@ -1,53 +1,29 @@
 """`pyengine cache MODEL CORPUS`: the pass over a corpus, with its need of room and progress."""
 
 import json
-import time
 from pathlib import Path
-from typing import Any
 
-from pyengine.analyses.cached_activations import cache_activations
 from pyengine.analyses.cached_activations_result import CachedActivations
 from pyengine.analyses.cached_activations_settings import DiskNeed, size_text
 from pyengine.cli import corpus_options as given
 from pyengine.cli.cache_view import print_kept, run_summary
 from pyengine.cli.display import err, human
-from pyengine.corpus import Corpus
-from pyengine.models import Model
+from pyengine.cli.schedule import carry_out, say_next
+from pyengine.scale.schedule import Schedule
+from pyengine.scale.work import Work
 
 
-def cache_corpus(
-    model: Model,
-    corpus: Corpus,
-    names: list[str],
-    run: Path,
-    settings: dict[str, Any],
-    as_json: bool,
-) -> None:
-    """Keep sites over a corpus, with progress; `settings` are those of `cache_activations`."""
-    started = time.monotonic()
-    with given.resumable(run) as advance:
-        found = cache_activations(
-            model,
-            corpus,
-            names,
-            out=run,
-            on_tokenized=lambda done, total: advance("tokenising", done, total),
-            on_need=_say_need,
-            on_progress=lambda done, total: advance("caching", done, total),
-            **settings,
-        )
-    _report(found, run, time.monotonic() - started)
+def cache_corpus(work: Work, run: Path, how: Schedule, as_json: bool) -> None:
+    """Keep sites over a corpus, with progress; `work` is of `cache_activations`."""
+    found, seconds = carry_out(work, run, how, "caching", lambda _: {"on_need": _say_need})
+    _report(found, run, seconds)
     if as_json:
         print(json.dumps({"run": str(run), **run_summary(found)}))
         return
     print_kept(found)
-    shard, n_shards = settings["shard"]
-    if n_shards == 1:
-        err.print(f'next: pyengine.open_run("{run}") in Python   or: pyengine show {run} --unit 0')
-    else:
-        err.print(
-            f"shard {shard}/{n_shards} is done; merge with: pyengine merge RUN_1 RUN_2 … --out RUN"
-        )
+    say_next(
+        how, lambda: f'pyengine.open_run("{run}") in Python   or: pyengine show {run} --unit 0'
+    )
 
 
 def _say_need(need: DiskNeed) -> None:

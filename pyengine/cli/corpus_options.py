@@ -41,7 +41,27 @@ RevisionOption = Annotated[str | None, typer.Option(help="Hub revision of the mo
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
 ]
-ShardOption = Annotated[str, typer.Option(help="i/n: the i-th of n parts, from 0.")]
+ShardOption = Annotated[
+    str, typer.Option(help="i/n: only the i-th of n parts, from 0; put together with merge.")
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Work on a Ray cluster: host:port, auto (the one this machine is in) or local (one "
+        "of this machine alone).",
+    ),
+]
+TasksOption = Annotated[
+    int | None,
+    typer.Option(help="Tasks to cut the work into, with --ray or torchrun; default by its size."),
+]
+AllowMixedOption = Annotated[
+    bool, typer.Option("--allow-mixed", help="With --ray: let workers differ in device, versions.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Estimate time and memory from a few blocks; no run.")
+]
 BatchTokensOption = Annotated[int | None, typer.Option(help="Tokens per batch.")]
 BlockTokensOption = Annotated[int | None, typer.Option(help="Tokens per block.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]

@@ -32,7 +32,13 @@ LOG_SECONDS = 10.0
 # Called with (stage, done, total); a new stage opens a new bar.
 Advance = Callable[[str, int, int], None]
 
-STAGE_UNITS = {"tokenising": "bytes", "values": "values", "checking": "facts", "facts": "prompts"}
+STAGE_UNITS = {
+    "tokenising": "bytes",
+    "values": "values",
+    "checking": "facts",
+    "facts": "prompts",
+    "all facts": "facts",
+}
 
 # A text that closes a row of a table has at least so many characters.
 LEAST_ROOM = 12

@@ -1,7 +1,6 @@
 """`pyengine neurons pararel`: the knowledge neurons of many facts."""
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,14 +9,12 @@ import typer
 from pyengine.cli import corpus_options as given
 from pyengine.cli import fact_options as source
 from pyengine.cli import neurons_options as asked
-from pyengine.cli import options
-from pyengine.cli.display import err, human
+from pyengine.cli.display import Advance, err, human
 from pyengine.cli.neurons_view import print_skipped, print_summary, summary
+from pyengine.cli.schedule import carry_out, say_estimate, say_next, schedule_of
 
 if TYPE_CHECKING:
     from pyengine.analyses.fact_neuron_result import FactNeurons
-    from pyengine.facts import Fact
-    from pyengine.models import Model
 
 
 def pararel(
@@ -50,6 +47,10 @@ def pararel(
     revision: given.RevisionOption = None,
     trust_remote_code: given.TrustOption = False,
     shard: given.ShardOption = "0/1",
+    ray: given.RayOption = None,
+    tasks: given.TasksOption = None,
+    allow_mixed: given.AllowMixedOption = False,
+    dry_run: given.DryRunOption = False,
     block_facts: Annotated[
         int | None, typer.Option(help="Facts per block, of which an interruption costs one.")
     ] = None,
@@ -62,6 +63,10 @@ def pararel(
 
     Example: pyengine neurons pararel bert-base-uncased --data pararel --out runs/facts
     """
+    from pyengine.analyses.fact_neurons import fact_neurons
+    from pyengine.scale.work import Work
+
+    how = schedule_of(shard, ray, tasks, allow_mixed)
     settings: dict[str, Any] = {
         "method": method,
         "steps": steps,
@@ -73,23 +78,27 @@ def pararel(
         "value": value,
         "factor": factor,
         "seed": seed,
-        "shard": options.shard(shard),
         "block_facts": block_facts,
     }
     given.check_picture(plot)
     path, known = source.read_source(data, facts, counterfact)
     chosen = source.choose_facts(known, relations, max_facts)
     given.set_threads(threads)
+    load_settings = {
+        "device": device,
+        "dtype": dtype,
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    work = Work(fact_neurons, model, chosen, (), settings | {"source": str(path)}, load_settings)
     with asked.warnings_in_a_line():
-        loaded = asked.load_model(
-            model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-        )
-        found = _search(loaded, chosen, run, settings | {"source": str(path)})
-    whole = settings["shard"][1] == 1
+        if dry_run:
+            say_estimate(work, as_json)
+            return
+        # Alone it counts prompts.
+        stage = "facts" if how.alone else "all facts"
+        found, seconds = carry_out(work, run, how, stage, _of_checking)
+    _report(found, run, seconds)
     if plot is not None:
         from pyengine.plots import plot_neurons
 
@@ -99,33 +108,20 @@ def pararel(
         print(json.dumps({"run": str(run), **summary(found)}))
         return
     print_summary(found)
-    if whole:
-        first = found.facts["fact"][0].as_py()
-        err.print(
-            f"next: pyengine show {run} --fact {first}"
+    say_next(
+        how,
+        lambda: (
+            f"pyengine show {run} --fact {found.facts['fact'][0].as_py()}"
             f"   or: pyengine export {run} --format neurons-json --out neurons.json"
-        )
-    else:
-        err.print(f"shard {shard} is done; merge with: pyengine merge RUN_1 RUN_2 … --out RUN")
+        ),
+    )
 
 
-def _search(
-    model: "Model", facts: "list[Fact]", run: Path, settings: dict[str, Any]
-) -> "FactNeurons":
-    """Find the neurons, with progress; report the rate and what was skipped."""
-    from pyengine.analyses.fact_neurons import fact_neurons
+def _of_checking(advance: Advance) -> dict[str, Any]:
+    return {"on_checked": lambda done, total: advance("checking", done, total)}
 
-    started = time.monotonic()
-    with given.resumable(run) as advance:
-        found = fact_neurons(
-            model,
-            facts,
-            out=run,
-            on_checked=lambda done, total: advance("checking", done, total),
-            on_progress=lambda done, total: advance("facts", done, total),
-            **settings,
-        )
-    seconds = time.monotonic() - started
+
+def _report(found: "FactNeurons", run: Path, seconds: float) -> None:
     record = found.record
     err.print(
         f"{record['n_facts']:,} facts, {record['n_prompts']:,} prompts in {seconds:.1f} s "
@@ -135,7 +131,6 @@ def _search(
     _report_errors(found)
     if not record["exact"]:
         err.print("warning: put together from shards of other numerics; the bits may not repeat")
-    return found
 
 
 def _report_errors(found: "FactNeurons") -> None:

@@ -1,7 +1,6 @@
 """`pyengine predictions`: what every layer, or every single memory, predicts."""
 
 import json
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +10,10 @@ from pyengine.cli import corpus_options as given
 from pyengine.cli import options
 from pyengine.cli.display import err, human
 from pyengine.cli.predictions_view import print_layers, summary
+from pyengine.cli.schedule import carry_out, say_estimate, say_next, schedule_of
 
 if TYPE_CHECKING:
     from pyengine.analyses.prediction_result import Predictions
-    from pyengine.corpus import Corpus
 
 FINAL_NORM_HELP = (
     "Put vectors through the final norm before reading them. Default: on in layer mode, as the "
@@ -78,6 +77,10 @@ def predictions(
     revision: given.RevisionOption = None,
     trust_remote_code: given.TrustOption = False,
     shard: given.ShardOption = "0/1",
+    ray: given.RayOption = None,
+    tasks: given.TasksOption = None,
+    allow_mixed: given.AllowMixedOption = False,
+    dry_run: given.DryRunOption = False,
     batch_tokens: given.BatchTokensOption = None,
     block_tokens: given.BlockTokensOption = None,
     threads: given.ThreadsOption = None,
@@ -88,6 +91,10 @@ def predictions(
 
     Example: pyengine predictions gpt2 wiki.valid.tokens --mode layer --out runs/gpt2-layers
     """
+    from pyengine.analyses.predictions import ffn_predictions
+    from pyengine.scale.work import Work
+
+    how = schedule_of(shard, ray, tasks, allow_mixed)
     text = {
         "unit": unit,
         "window": window,
@@ -113,7 +120,6 @@ def predictions(
         "output_dist": output_dist,
         "bos": bos,
         "activation": activation,
-        "shard": options.shard(shard),
         "batch_tokens": batch_tokens,
         "block_tokens": block_tokens,
         "cache_dir": cache,
@@ -121,8 +127,12 @@ def predictions(
     given.check_picture(plot)
     units = given.read_corpus(corpus, format, field, config, split, text)
     given.set_threads(threads)
-    found = _predict(model, units, run, load_settings, settings)
-    whole = settings["shard"][1] == 1
+    work = Work(ffn_predictions, model, units, (), settings, load_settings)
+    if dry_run:
+        say_estimate(work, as_json)
+        return
+    found, seconds = carry_out(work, run, how, "predicting")
+    _report(found, run, seconds)
     if plot is not None:
         from pyengine.plots import plot_predictions
 
@@ -132,40 +142,13 @@ def predictions(
         print(json.dumps({"run": str(run), **summary(found)}))
         return
     print_layers(found)
-    if whole:
-        first = found.examples["unit"][0].as_py()
-        err.print(
-            f"next: pyengine show {run} --unit {first}"
+    say_next(
+        how,
+        lambda: (
+            f"pyengine show {run} --unit {found.examples['unit'][0].as_py()}"
             f"   or: pyengine export {run} --format parquet --out predictions.parquet"
-        )
-    else:
-        err.print(f"shard {shard} is done; merge with: pyengine merge RUN_1 RUN_2 … --out RUN")
-
-
-def _predict(
-    model_name: str,
-    corpus: "Corpus",
-    run: Path,
-    load_settings: dict[str, Any],
-    settings: dict[str, Any],
-) -> "Predictions":
-    """Load, tokenise and predict, with progress; report warnings and the rate."""
-    from pyengine.analyses.predictions import ffn_predictions
-    from pyengine.loading import load
-
-    model = load(model_name, **load_settings)
-    started = time.monotonic()
-    with given.resumable(run) as advance:
-        found = ffn_predictions(
-            model,
-            corpus,
-            out=run,
-            on_tokenized=lambda done, total: advance("tokenising", done, total),
-            on_progress=lambda done, total: advance("predicting", done, total),
-            **settings,
-        )
-    _report(found, run, time.monotonic() - started)
-    return found
+        ),
+    )
 
 
 def _report(found: "Predictions", run: Path, seconds: float) -> None:

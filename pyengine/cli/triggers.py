@@ -1,19 +1,20 @@
 """`pyengine demo` and `pyengine triggers`."""
 
 import json
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli import options
 from pyengine.cli.display import err, example_table, human, out
+from pyengine.cli.schedule import carry_out, say_estimate, say_next, schedule_of
+from pyengine.scale.schedule import Schedule
 
 if TYPE_CHECKING:
     from pyengine.analyses.trigger_result import TriggerExamples
-    from pyengine.corpus import Corpus
+    from pyengine.scale.work import Work
 
 DEMO_RUN = Path("pyengine-demo")
 DEMO_KEYS = 8
@@ -27,13 +28,16 @@ def demo(
 
     Example: pyengine demo
     """
+    from pyengine.analyses.triggers import trigger_examples
     from pyengine.corpus import Corpus
     from pyengine.embedded import EXCERPT
+    from pyengine.scale.work import Work
 
     # The model is too small to gain from a second thread, and one gives the same bits everywhere.
     given.set_threads(1)
     corpus = Corpus.from_wikitext(EXCERPT, unit="sentence")
-    found = _search("demo", corpus, run, {}, {"k": 10})
+    work = Work(trigger_examples, "demo", corpus, settings={"k": 10})
+    found = _search(work, run, Schedule())
     for layer, dim in _telling_keys(found, DEMO_KEYS):
         out.print()
         out.print(example_table(found, layer, dim, DEMO_ROWS, out.width - 28))
@@ -67,6 +71,10 @@ def triggers(
     revision: given.RevisionOption = None,
     trust_remote_code: given.TrustOption = False,
     shard: given.ShardOption = "0/1",
+    ray: given.RayOption = None,
+    tasks: given.TasksOption = None,
+    allow_mixed: given.AllowMixedOption = False,
+    dry_run: given.DryRunOption = False,
     batch_tokens: given.BatchTokensOption = None,
     block_tokens: given.BlockTokensOption = None,
     checkpoint_blocks: Annotated[
@@ -80,6 +88,10 @@ def triggers(
 
     Example: pyengine triggers gpt2 wiki.train.tokens --out runs/gpt2 --k 50 --dtype bfloat16
     """
+    from pyengine.analyses.triggers import trigger_examples
+    from pyengine.scale.work import Work
+
+    how = schedule_of(shard, ray, tasks, allow_mixed)
     options_of_text = {
         "unit": unit,
         "window": window,
@@ -104,46 +116,28 @@ def triggers(
         "layers": options.indices(layers),
         "dims": options.indices(dims),
         "bos": bos,
-        "shard": options.shard(shard),
         "batch_tokens": batch_tokens,
         "block_tokens": block_tokens,
         "checkpoint_blocks": checkpoint_blocks,
         "cache_dir": cache,
     }
     given.set_threads(threads)
-    found = _search(model, units, run, load_settings, settings)
+    work = Work(trigger_examples, model, units, (), settings, load_settings)
+    if dry_run:
+        say_estimate(work, as_json)
+        return
+    found = _search(work, run, how)
     if as_json:
         print(json.dumps(_summary(found, run)))
-    elif settings["shard"][1] == 1:
-        err.print(f"next: pyengine show {run}   or: pyengine export {run} --format parquet")
     else:
-        err.print(f"shard {shard} is done; merge with: pyengine merge RUN_1 RUN_2 … --out RUN")
+        say_next(how, lambda: f"pyengine show {run}   or: pyengine export {run} --format parquet")
 
 
-def _search(
-    model_name: str,
-    corpus: "Corpus",
-    run: Path,
-    load_settings: dict[str, Any],
-    settings: dict[str, Any],
-) -> "TriggerExamples":
+def _search(work: "Work", run: Path, how: Schedule) -> "TriggerExamples":
     """Load, tokenise and search, with progress; report warnings and the rate."""
-    from pyengine.analyses.triggers import trigger_examples
-    from pyengine.loading import load
-
-    model = load(model_name, **load_settings)
-    started = time.monotonic()
-    with given.resumable(run) as advance:
-        found = trigger_examples(
-            model,
-            corpus,
-            out=run,
-            on_tokenized=lambda done, total: advance("tokenising", done, total),
-            on_progress=lambda done, total: advance("searching", done, total),
-            **settings,
-        )
-    _report(found, run, time.monotonic() - started)
-    return found
+    found, seconds = carry_out(work, run, how, "searching")
+    _report(found, run, seconds)
+    return cast("TriggerExamples", found)
 
 
 def _report(found: "TriggerExamples", run: Path, seconds: float) -> None:

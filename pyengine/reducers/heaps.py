@@ -122,7 +122,7 @@ class RowHeap(Heap):
         careful: bool = False,
     ) -> None:
         state = self._state
-        ops.topk_fold(
+        n_nan = ops.topk_fold(
             state,
             captured.values,
             captured.block_max[index] if state.needs_block_max else None,
@@ -132,6 +132,7 @@ class RowHeap(Heap):
             seen=seen,
             careful=careful,
         )
+        captured.note_nan(n_nan, rows)
 
     def flush(self) -> None:
         ops.topk_flush(self._state)

@@ -44,3 +44,8 @@ class TaskFolder:
         record = {"files": sorted(files), **facts}
         path = self._folder / f"{task:05d}-of-{self.n_tasks:05d}.json"
         atomic_write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+    def mixed(self) -> bool:
+        """Whether a task was carried out with other numerics than the run's manifest has."""
+        markers = [json.loads(path.read_text("utf-8")) for path in self._folder.glob("*.json")]
+        return any(marker.get("mixed") for marker in markers)

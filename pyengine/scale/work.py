@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from pyengine.analyses.analysis_inputs import tokenized
+from pyengine.analyses.cached_activations import cache_activations
+from pyengine.analyses.fact_prompts import FactPrompts
 from pyengine.corpus import Corpus
+from pyengine.extraction.extract import extract
+from pyengine.extraction.specs import OURS
 from pyengine.facts import Fact
 from pyengine.loading import load
 from pyengine.models import Model
@@ -14,11 +18,17 @@ from pyengine.store import TokenStore
 
 # A task is long enough that what it costs to begin and to hand in is small, and short enough that
 # losing one is cheap.
-TASK_TOKENS = {"cpu": 1 << 20, "cuda": 1 << 23}
+TASK_TOKENS = {"cpu": 1 << 20, "cuda": 1 << 22}
+TASK_KEPT_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 16}  # whose activations are kept
 TASK_FACTS = {"cpu": 16, "cuda": 512}
+
+# Whoever carries out the one task of one completes the run, and leaves nothing to merge.
+LEAST_TASKS = 2
 
 # Called with (done, in all).
 Report = Callable[[int, int], None]
+# Called with the work over tokens, and the model that is loaded, before the first task.
+Ready = Callable[["Work", Model], None]
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,7 @@ class Work:
 
     function: Callable[..., Any]
     model: Any
-    corpus: Corpus | TokenStore | Sequence[Fact]
+    corpus: Corpus | TokenStore | Sequence[Fact] | FactPrompts
     arguments: tuple[Any, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     load_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -67,20 +77,36 @@ class Work:
         )
         return replace(self, corpus=store, settings=settings)
 
+    def checked(self, model: Model) -> "Work":
+        """Return the same work with its facts checked against the model, once for all tasks.
+
+        Raises:
+            PyengineError: if the model can be asked none of them.
+        """
+        if isinstance(self.corpus, Corpus | TokenStore | FactPrompts):
+            return self
+        return replace(self, corpus=FactPrompts.of(model, self.corpus))
+
     @property
     def size(self) -> int:
         """Content tokens, or facts."""
         assert not isinstance(self.corpus, Corpus), "tokenise first"
-        return self.corpus.n_tokens if isinstance(self.corpus, TokenStore) else len(self.corpus)
+        if isinstance(self.corpus, TokenStore):
+            return self.corpus.n_tokens
+        facts = self.corpus.facts if isinstance(self.corpus, FactPrompts) else self.corpus
+        return len(facts)
 
     def n_tasks(self, device: str) -> int:
         """Return into how many tasks the work is cut by default, on a type of device.
 
         It depends on the corpus, never on the number of workers: these may change when the work is
-        taken up again.
+        taken up again. It is at least `LEAST_TASKS`.
         """
-        per_task = TASK_TOKENS if isinstance(self.corpus, TokenStore) else TASK_FACTS
-        return max(1, -(-self.size // per_task[device]))
+        if not isinstance(self.corpus, TokenStore):
+            per_task = TASK_FACTS
+        else:
+            per_task = TASK_KEPT_TOKENS if self.function is cache_activations else TASK_TOKENS
+        return max(LEAST_TASKS, -(-self.size // per_task[device]))
 
     def run(
         self, model: Model, out: Path, task: int, n_tasks: int, on_progress: Report | None = None
@@ -89,3 +115,33 @@ class Work:
         shard = (task, n_tasks)
         more = {"out": out, "shard": shard, "on_progress": on_progress, **self.settings}
         return self.function(model, self.corpus, *self.arguments, **more)
+
+    def whole(
+        self,
+        model: Model,
+        out: Path,
+        *,
+        shard: tuple[int, int] = (0, 1),
+        on_tokenized: Report | None = None,
+        on_progress: Report | None = None,
+    ) -> Any:
+        """Carry out all of it, or one shard, in this process alone; the function tokenises."""
+        told = {"on_tokenized": on_tokenized} if isinstance(self.corpus, Corpus) else {}
+        return self.with_settings(told).run(model, out, *shard, on_progress)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> "Work":
+        """Return the same work with more settings."""
+        return replace(self, settings={**self.settings, **settings})
+
+    @property
+    def own_reducers(self) -> list[Any]:
+        """The user's own reducers of an `extract`, which merging needs."""
+        if self.function is not extract:
+            return []
+        asked = self.settings.get("reducers") or self.arguments[0]
+        return [
+            one
+            for given in asked.values()
+            for one in given
+            if type(one) is not OURS.get(type(one).__name__)
+        ]

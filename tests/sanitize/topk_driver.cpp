@@ -1,6 +1,7 @@
 // Random streams folded into heaps and compared with a sort, and ids that must be refused.
 // Usage: topk_driver ROUNDS SEED. Prints how many of each it saw; exits 1 at a difference.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "key_scan.hpp"
 #include "topk_entries.hpp"
 #include "topk_fold.hpp"
 
@@ -69,8 +71,22 @@ struct Stream {
                                           n_keys,               n_positions * n_keys, n_keys};
         const pyengine::TopKUndo undo{counts_then.data(), saved.data(), kept.data()};
         const int n_threads = static_cast<int>(1 + random() % 4);
-        pyengine::fold_topk(heaps(), undo, batch, {sign, per_unit, n_threads});
+        const auto n_nan =
+            pyengine::fold_topk(heaps(), undo, batch, {sign, per_unit, n_threads});
+        if (n_nan != expected_nan(values, ids)) {
+            std::printf("%lld NaN were counted\n", static_cast<long long>(n_nan));
+            std::exit(1);
+        }
         for (std::int64_t row = 0; row < n_rows; ++row) remember(row, values, ids, n_positions);
+    }
+
+    std::int64_t expected_nan(const std::vector<float>& values,
+                              const std::vector<std::int64_t>& ids) const {
+        std::int64_t n_nan = 0;
+        for (std::size_t i = 0; i < values.size(); ++i) {
+            n_nan += std::isnan(values[i]) && ids[i / static_cast<std::size_t>(n_keys)] >= 0;
+        }
+        return n_nan;
     }
 
     void remember(std::int64_t row, const std::vector<float>& values,
@@ -103,6 +119,30 @@ struct Stream {
     }
 };
 
+// Dropping low scores keeps the best k, between k and `most` in all, and puts a cut below them.
+bool dropping_is_right(std::mt19937_64& random) {
+    std::vector<std::int64_t> entries(static_cast<std::size_t>(2 + random() % 6000));
+    const bool ties = random() % 2;
+    std::normal_distribution<float> normal;
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+        const float score = ties ? static_cast<float>(random() % 3) : normal(random);
+        entries[i] = pyengine::entry_of(score, static_cast<std::int64_t>(i));
+    }
+    auto sorted = entries;
+    std::sort(sorted.begin(), sorted.end(), std::greater<std::int64_t>());
+    const auto n = static_cast<std::int64_t>(entries.size());
+    const std::int64_t k = 1 + static_cast<std::int64_t>(random() % 1000) % (n - 1);
+    const std::int64_t most = std::min(n - 1, k + static_cast<std::int64_t>(random() % 20));
+    std::int64_t cut = 0;
+    const std::int64_t kept = pyengine::keep_high_scores(entries.data(), n, k, most, &cut);
+    if (kept == n) return ties || n > 4096;
+    std::sort(entries.begin(), entries.begin() + kept, std::greater<std::int64_t>());
+    return k <= kept && kept <= most &&
+           std::equal(entries.begin(), entries.begin() + kept, sorted.begin()) &&
+           sorted[static_cast<std::size_t>(kept - 1)] > cut &&
+           sorted[static_cast<std::size_t>(kept)] <= cut;
+}
+
 // Orders that mislead a selection by the median of three.
 bool selection_is_right(std::mt19937_64& random) {
     std::vector<std::int64_t> entries(static_cast<std::size_t>(1 + random() % 600));
@@ -131,7 +171,8 @@ int main(int argc, char** argv) {
     for (int round = 0; round < std::atoi(argv[1]); ++round) {
         Stream stream(random);
         for (int batch = 0; batch < 6; ++batch) stream.fold(random, false);
-        if (!stream.is_right() || !selection_is_right(random)) {
+        if (!stream.is_right() || !selection_is_right(random) ||
+            !dropping_is_right(random)) {
             std::printf("difference in round %d\n", round);
             return 1;
         }
