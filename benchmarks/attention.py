@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 
@@ -86,3 +87,11 @@ def _seconds(models: dict[str, Model], batch: Batch, rounds: int) -> dict[str, A
         how: {"median_s": statistics.median(times), "rounds_s": times}
         for how, times in spent.items()
     }
+
+
+@pytest.mark.parametrize("how", GIVEN)
+@pytest.mark.parametrize("family", SIZES)
+def test_forward(benchmark: Any, family: str, how: str) -> None:
+    """A batch of 16 tokens, as pytest-benchmark sees it."""
+    models, batch = {how: _model(family, how)}, _batch(1, 16)
+    assert benchmark(lambda: _seconds(models, batch, 1))

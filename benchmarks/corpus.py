@@ -20,12 +20,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks import _corpus_scale
 from benchmarks._machine import machine, write_result
 from pyengine.batches import form_batches, padding_ratio, plan_blocks
 from pyengine.corpus import Corpus
 from pyengine.embedded import EXCERPT, MODEL
-from pyengine.store import tokenize
+from pyengine.store import Report, TokenStore, tokenize
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -109,3 +111,14 @@ def _one_file(options: argparse.Namespace) -> None:
                     f"blocks of {block_tokens:,}, batches of {batch_tokens:,}: {rate:.0f}M "
                     f"tokens/s/core, {ratio:.3f} computed per real token"
                 )
+
+
+def test_form_batches(benchmark: Any) -> None:
+    """A block of short units, as pytest-benchmark sees it."""
+    lengths = np.random.default_rng(0).integers(1, 60, 2000)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = np.zeros(offsets[-1], np.uint16)
+    store = TokenStore.in_memory(tokens, offsets, Report(), adds_special=False)
+    block = (0, len(lengths))
+    n = benchmark(lambda: sum(b.n_tokens for b in form_batches(store, block, batch_tokens=4096)))
+    assert n == store.n_tokens

@@ -17,6 +17,7 @@ from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
 # Implementations that take masks [B, 1, T, T]; those of others are left to transformers.
 GIVEN = ("eager", "sdpa")
+ITS_ATTENTION = GPTNeoSelfAttention._attn  # where somebody has put another, that is used
 
 
 def run_stack(
@@ -93,7 +94,8 @@ def constants_on_device(body: nn.Module) -> None:
     They copy it from the host instead, once a layer, and wait for that.
     """
     for module in body.modules():
-        if type(module) is GPTNeoSelfAttention:
+        attention = getattr(getattr(module, "_attn", None), "__func__", None)
+        if type(module) is GPTNeoSelfAttention and attention is ITS_ATTENTION:
             vars(module)["_attn"] = partial(_gpt_neo_attention, module)
 
 

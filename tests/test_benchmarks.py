@@ -14,6 +14,7 @@ from benchmarks import (
     compare,
     corpus,
     heap_merge,
+    launches,
     triggers,
     values,
 )
