@@ -1,4 +1,4 @@
-"""What a GPU needs, beside the floors of an H100; `not yet measured` where none was to be had."""
+"""What a GPU needs, beside what an H100 sustains; `not yet measured` where none was to be had."""
 
 from functools import cache, partial
 from typing import Any
@@ -23,7 +23,7 @@ from benchmarks._render_common import (
 )
 from benchmarks._values_common import duration
 from pyengine.floors import BodyShape, whole
-from pyengine.peaks import PUBLISHED, Peak
+from pyengine.peaks import SUSTAINED, Peak
 
 H100 = "NVIDIA H100 80GB HBM3"
 MODELS = NAMES | {"gpt_neo": "GPT-Neo-125M"}
@@ -38,8 +38,8 @@ KERNELS = {
 
 
 def peak(dtype: str) -> Peak:
-    """Return what an H100 is said to do."""
-    flops, n_bytes = PUBLISHED[H100]
+    """Return what an H100 sustains."""
+    flops, n_bytes = SUSTAINED[H100]
     return Peak(flops[dtype], n_bytes, H100)
 
 
@@ -96,7 +96,7 @@ def others() -> str:
     records = gpu_records()
     rows = []
     for name, n_bytes in KERNELS.items():
-        floor = f"{n_bytes / PUBLISHED[H100][1] * 1e6:.0f} us"
+        floor = f"{n_bytes / SUSTAINED[H100][1] * 1e6:.0f} us"
         cell = _cells(records, "kernels", name, lambda at: f"{at['device_s'] * 1e6:.0f} us")
         rows.append([f"`{name}`", floor, cell])
     for family, n_prompts in PARAREL.items():

@@ -25,7 +25,7 @@ from pyengine.engine import BATCH_TOKENS
 from pyengine.floors import BodyShape, whole
 from pyengine.forward import Forward
 from pyengine.models import Model
-from pyengine.peaks import H100, PUBLISHED
+from pyengine.peaks import H100, SUSTAINED
 
 LAUNCH_S = 5e-6
 LENGTH = 29  # GPT-2 tokens of a sentence of WikiText-103
@@ -129,7 +129,7 @@ def floors(size: Size) -> dict[str, float]:
         hf = size.kind(size.kind.config_class(**size.own))
     decoder = [LENGTH] if hf.config.is_encoder_decoder else None
     cost = whole(BodyShape.of(hf).costs([LENGTH], decoder, to_last_activation=True))
-    n_bytes = PUBLISHED["NVIDIA H100 80GB HBM3"][1]
+    n_bytes = SUSTAINED["NVIDIA H100 80GB HBM3"][1]
     return {
         dtype: max(cost.flops / H100[dtype], cost.numbers * itemsize / n_bytes) / LENGTH
         for dtype, itemsize in DTYPES.items()

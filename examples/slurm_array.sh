@@ -21,8 +21,8 @@ parts=$(printf '%q' "$run-parts")
 
 # Everything in single quotes is filled in by the job itself.
 jobs=$(sbatch --parsable --requeue --array="0-$((n_jobs - 1))" \
-    --cpus-per-task="$cpus" --gpus=1 --time=02:00:00 --output="$run-parts/%a.log" \
+    --cpus-per-task="$cpus" --gpus=1 --time=02:00:00 --output="$run-parts/log-%a.txt" \
     --wrap="$command --out $parts/"'$SLURM_ARRAY_TASK_ID --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT')
-sbatch --dependency="afterok:${jobs%%;*}" \
-    --cpus-per-task="$cpus" --time=01:00:00 --output="$run-parts/merge.log" \
+sbatch --dependency="afterok:${jobs%%;*}" --kill-on-invalid-dep=yes \
+    --cpus-per-task="$cpus" --time=01:00:00 --output="$run-parts/log-merge.txt" \
     --wrap="pyengine merge $parts/[0-9]* --out $(printf '%q' "$run")"

@@ -1,7 +1,8 @@
 """Attention masks made without looking at their values.
 
-transformers asks of each mask whether anything is hidden, which makes the host wait for the GPU in
-every batch. Here the host knows already: it padded the batch.
+transformers asks of each mask whether anything is hidden, or copies a constant from the host, which
+makes the host wait for the GPU in every batch; where depends on its version. Here the host knows
+already: it padded the batch.
 """
 
 import contextlib
@@ -12,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 
-# Implementations that take masks [B, 1, T, T]; those of others are left to transformers.
+# Implementations that take masks [B or 1, 1, T, T]; those of others are left to transformers.
 GIVEN = ("eager", "sdpa")
 ITS_ATTENTION = GPTNeoSelfAttention._attn  # where somebody has put another, that is used
 
@@ -61,31 +61,29 @@ def masks_given(stack: Any) -> Iterator[None]:
 
 
 def causal_mask(stack: Any, input_ids: Tensor) -> Tensor | None:
-    """Return transformers' mask of a causal stack for [B, T] ids; None where it needs none."""
-    mask: Any = create_causal_mask(
-        config=stack.config,
-        inputs_embeds=_empty_states(stack, input_ids),
-        attention_mask=None,
-        past_key_values=None,  # and no positions, which it would search for packed sequences
-    )
-    return mask
+    """Return the mask [1, 1, T, T] of a causal stack for [B, T] ids; None: sdpa needs none.
+
+    Without one, sdpa goes by the `is_causal` of the attentions, T5's too.
+    """
+    if stack.config._attn_implementation == "sdpa":
+        return None
+    positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return _to_add(stack, positions <= positions[:, None])[None, None]
 
 
 def padding_mask(stack: Any, input_ids: Tensor, padding: Tensor | None) -> Tensor | None:
-    """Return transformers' mask that hides padding from queries at [B, T] ids.
+    """Return the mask [B, 1, Tq, Tk] that hides padding from queries at [B, Tq] ids.
 
     Args:
         stack: what it is for.
         input_ids: [B, Tq], what the queries are computed of.
-        padding: [B, Tk], 0 = hidden, at least one; None: nothing is.
+        padding: [B, Tk], 0 = hidden, at least one; None: nothing is, and no mask is needed.
     """
-    mask: Any = create_bidirectional_mask(
-        config=stack.config,
-        inputs_embeds=_empty_states(stack, input_ids),
-        attention_mask=padding,
-        allow_is_bidirectional_skip=padding is None,  # else it would look for padding
-    )
-    return mask
+    if padding is None:
+        return None
+    seen = padding.bool()
+    mask = seen if stack.config._attn_implementation == "sdpa" else _to_add(stack, seen)
+    return mask[:, None, None].expand(-1, -1, input_ids.shape[1], -1)
 
 
 def constants_on_device(body: nn.Module) -> None:
@@ -104,10 +102,11 @@ def _hidden(out: Any) -> Tensor:
     return hidden
 
 
-def _empty_states(stack: Any, input_ids: Tensor) -> Tensor:
-    """Return hidden states without numbers: masks take only their shape, dtype and device."""
+def _to_add(stack: Any, seen: Tensor) -> Tensor:
+    """Return what eager attention adds to its scores: 0 where a key is seen, else the least."""
     dtype = next(stack.parameters()).dtype
-    return torch.empty((*input_ids.shape, 0), dtype=dtype, device=input_ids.device)
+    zero = torch.zeros((), dtype=dtype, device=seen.device)  # filled there, not copied
+    return torch.where(seen, zero, torch.finfo(dtype).min)
 
 
 def _gpt_neo_attention(

@@ -9,7 +9,6 @@ from pyengine.batches import cut, plan_blocks
 from pyengine.corpus import Corpus
 from pyengine.floors import BodyShape, LayerShape
 from pyengine.models import Model
-from pyengine.segments import SEGMENT_BATCHES, SEGMENTS_AHEAD
 from pyengine.store import TokenStore
 
 # Numbers of a layer that are alive at once, per token, in units of its widths. An FFN holds the
@@ -48,7 +47,7 @@ def n_special(model: Model, corpus: Corpus | TokenStore, bos: bool) -> int:
 def batch_bytes(
     model: Model, corpus: Corpus | TokenStore, batch_tokens: int, bos: bool = False
 ) -> int:
-    """Return how much a batch takes at most while it is run through the model.
+    """Return how much a batch takes at most while it is run; those that wait take more.
 
     Args:
         model: of any family.
@@ -65,9 +64,7 @@ def batch_bytes(
         n_tokens, longest = 2 * n_tokens, longest + 1
     itemsize = max(next(model.hf.parameters()).element_size(), FLOAT)
     most = max(_layer_numbers(model, layer, longest) for layer in BodyShape.of(model.hf).layers)
-    device = model.device.type
-    n_ahead = SEGMENT_BATCHES[device] * (1 + SEGMENTS_AHEAD[device])
-    n_longs = LONGS * (1 + n_ahead) * len(model.family.stacks)
+    n_longs = LONGS * len(model.family.stacks)
     return n_tokens * (most * itemsize + n_longs * LONG)
 
 

@@ -56,11 +56,6 @@ class MemoryPlan:
         return sum(held.n_bytes for held in (*self.device, *(self.host if self._shared else ())))
 
     @property
-    def host_bytes(self) -> int:
-        """All that the host has to hold, Python and libraries apart."""
-        return self.device_bytes if self._shared else sum(held.n_bytes for held in self.host)
-
-    @property
     def disk_bytes(self) -> int:
         """All that the run directory holds at most."""
         return sum(held.n_bytes for held in self.disk)
@@ -225,7 +220,7 @@ def _batches(model: Model, asked: Mapping[str, Any]) -> list[Holding]:
     n_bytes = batch_bytes(model, asked["corpus"], batch_tokens, asked["bos"])
     held = [Holding("a batch", n_bytes, bound=True)]
     if ahead := SEGMENTS_AHEAD[device]:
-        n_batches = (ahead + 1) * SEGMENT_BATCHES[device]
+        n_batches = (ahead + 1) * SEGMENT_BATCHES[device] * len(model.family.stacks)
         held.append(Holding("batches ahead", n_batches * batch_tokens * AHEAD_BYTES, bound=True))
     return held
 

@@ -98,10 +98,12 @@ class RunFolder:
         with file.open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise PyengineError(
                     f"another process is working on shard {shard}/{n_shards} of {self.path}"
                 ) from error
+            except OSError as error:
+                raise PyengineError(f"cannot lock {file}: {error.strerror or error}") from error
             yield
         file.unlink(missing_ok=True)
 
@@ -120,7 +122,7 @@ class RunFolder:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Leave nothing but the result."""
+        """Leave nothing but the result; nobody writes to a complete run."""
         for folder in (shards.FOLDER, parts.FOLDER, tasks.FOLDER):
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for file in filter(is_temporary, list(self.path.rglob("*"))):

@@ -52,7 +52,7 @@ FUNCTIONS = {
     "pyengine.extraction.run.Extractor.found": SAVE,
     "pyengine.analyses.triggers.TriggerExamples.write": SAVE,
 }
-# On CUDA another thread forms batches and copies them: what is left here is waiting for it.
+# Batches are formed when they are asked for: nothing is read ahead beside a stopwatch.
 ITERATORS = {"pyengine.engine.segments": BATCHES}
 
 

@@ -190,7 +190,8 @@ def _alone(folder: Path) -> Iterator[None]:
     for path in (folder.parent, locks):
         path.mkdir(parents=True, exist_ok=True)
     with (locks / f"{folder.name}.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # without locks here it may be tokenised twice
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

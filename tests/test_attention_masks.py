@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import FAMILIES, tiny_model
+from tiny_models import FAMILIES, supports, tiny_model
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 
 import pyengine
 from pyengine import attention_masks
@@ -14,12 +15,14 @@ from pyengine.forward import Forward
 from pyengine.models import Model
 
 LENGTHS = [3, 9, 6]
-IMPLEMENTATIONS = [
-    (family, how)
-    for family in FAMILIES
-    for how in ("eager", "sdpa")
-    if (family, how) != ("gpt_neo", "sdpa")  # transformers has none
-]
+EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+EVERY_WAY = pytest.mark.parametrize("how", attention_masks.GIVEN)
+
+
+def model_with(family: str, how: str) -> Model:
+    if not supports(family, how):
+        pytest.skip("transformers has no such attention")
+    return pyengine.load((tiny_model(family, attn_implementation=how), None))
 
 
 def batch(lengths: list[int], vocab: int = 90) -> Batch:
@@ -48,9 +51,10 @@ def by_transformers(model: Model, read: Batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [4, 4]], ids=["padded", "full"])
-@pytest.mark.parametrize(("family", "how"), IMPLEMENTATIONS)
+@EVERY_WAY
+@EVERY_FAMILY
 def test_hidden_states_are_those_of_transformers(family: str, how: str, lengths: list[int]) -> None:
-    model = pyengine.load((tiny_model(family, attn_implementation=how), None))
+    model = model_with(family, how)
     assert model.config._attn_implementation == how
     read, decoder = batch(lengths), None
     if model.family.encoder_decoder:
@@ -67,9 +71,10 @@ def test_hidden_states_are_those_of_transformers(family: str, how: str, lengths:
     assert torch.equal(found[seen], expected[seen])
 
 
-@pytest.mark.parametrize(("family", "how"), IMPLEMENTATIONS)
+@EVERY_WAY
+@EVERY_FAMILY
 def test_the_callers_model_is_as_before(family: str, how: str) -> None:
-    model = pyengine.load((tiny_model(family, attn_implementation=how), None))
+    model = model_with(family, how)
     before = by_transformers(model, batch(LENGTHS))
     read = batch(LENGTHS)
     forward = Forward(model)
@@ -78,6 +83,32 @@ def test_the_callers_model_is_as_before(family: str, how: str) -> None:
     for body in (model.body, forward.body):
         configs: list[Any] = [vars(m)["config"] for m in body.modules() if "config" in vars(m)]
         assert configs and {config._attn_implementation for config in configs} == {how}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@EVERY_WAY
+@EVERY_FAMILY
+def test_masks_are_those_of_transformers(family: str, how: str, dtype: torch.dtype) -> None:
+    body: Any = model_with(family, how).body.to(dtype)
+    stack = getattr(body, "encoder", body) if family.startswith("t5") else body
+    padding = torch.from_numpy(batch(LENGTHS).attention_mask)
+    for n_queries in (padding.shape[1], 4):  # as of T5's decoder, whose inputs are shorter
+        ids = torch.zeros(len(LENGTHS), n_queries, dtype=torch.int64)
+        given = {"config": stack.config, "inputs_embeds": torch.empty(*ids.shape, 0, dtype=dtype)}
+        expected = create_bidirectional_mask(attention_mask=padding, **given)
+        assert_same(attention_masks.padding_mask(stack, ids, padding), expected)
+        expected = create_causal_mask(attention_mask=None, past_key_values=None, **given)
+        assert_same(attention_masks.causal_mask(stack, ids), expected)
+        expected = create_bidirectional_mask(attention_mask=None, **given)
+        assert_same(attention_masks.padding_mask(stack, ids, None), expected)
+
+
+def assert_same(found: torch.Tensor | None, expected: Any) -> None:
+    if found is None or expected is None:
+        assert found is expected
+        return
+    assert found.dtype == expected.dtype
+    assert torch.equal(found.expand_as(expected), expected)
 
 
 def test_configuration_returns_after_an_error() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from command_line import Run
 from rank_helpers import contents, one_rank, write_corpus
 
 from pyengine import estimates
-from pyengine.cli import app, display
+from pyengine.cli import app, display, main
 from pyengine.cli import schedule as cli_schedule
 from pyengine.embedded import FACTS
 from pyengine.scale import ranks
@@ -61,12 +62,15 @@ def test_one_rank_prints_what_one_process_prints(
     assert (found.code, found.out) == (0, alone.out)
     assert contents(tmp_path / "run") == expected
     timeless = [re.sub(r"in [\d.]+ s \(.*?/s\)", "", text) for text in (alone.err, found.err)]
-    lines = [[line for line in text.splitlines() if " free" not in line] for text in timeless]
+    timeless = [re.sub(r"\S+ \S+ free", "", text) for text in timeless]
     assert found.err.startswith("memory: model") == (name != "pararel")
-    assert lines[0] == lines[1]  # the room that activations need is told by one process only
+    assert timeless[0] == timeless[1]
+    assert " free" in found.err or name != "cache"
 
-    again = json.loads(run(*command, "--out", tmp_path / "run", "--json").out)
-    assert again["run"] == str(tmp_path / "run")
+    again = run(*command, "--out", tmp_path / "run", "--json")
+    assert json.loads(again.out)["run"] == str(tmp_path / "run")
+    assert re.search(r" in [\d.]+ s \(.*?/s\)", found.err)
+    assert re.search(r" in [\d.]+ s →", again.err)  # nothing was done: there is no rate
 
 
 @pytest.mark.parametrize("name", ["triggers", "predictions", "cache", "pararel"])
@@ -77,6 +81,7 @@ def test_one_rank_prints_what_one_process_prints(
         (["--ray", "auto", "--shard", "0/2"], "leave the shard out"),
         (["--ray", "auto", "--tasks", 1], "tasks must be at least 2"),
         (["--allow-mixed"], "leave allow-mixed out"),
+        (["--dry-run", "--shard", "0/2"], "leave the shard out"),
     ],
 )
 def test_options_that_exclude_each_other(
@@ -143,6 +148,44 @@ def test_other_ranks_say_nothing(
     assert call["everywhere"] is False and call["on_progress"] is None
 
 
+@pytest.mark.parametrize(
+    ("bad", "code"), [(["missing.txt"], 1), (["corpus.txt", "--shard", "0/2"], 2)]
+)
+def test_what_every_rank_finds_the_first_of_a_machine_says(
+    model: Path,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    bad: list[str],
+    code: int,
+) -> None:
+    one_rank(monkeypatch)
+    name, *more = bad
+    command = ["pyengine", "triggers", model, tmp_path / name, "--out", tmp_path / "run", *more]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    monkeypatch.setattr(cli_schedule.err, "quiet", False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    for local in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == code
+        assert bool(capfd.readouterr().err) == (local == "0")
+
+
+def test_only_what_a_call_does_counts(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").touch()
+    for run, share in ((tmp_path, 0.25), (tmp_path / "fresh", 1.0)):
+        shares = cli_schedule._Shares(run)
+        assert shares.done_here == 0
+        for done in (75, 80, 100):
+            shares.at(done, 100)
+        assert shares.done_here == share
+    assert cli_schedule.Took(2.0, 0.25).text(4000, "tokens") == "in 2.0 s (500 tokens/s)"
+    assert cli_schedule.Took(2.0, 0.0).text(4000, "tokens") == "in 2.0 s"
+
+
 def test_ray_is_given_the_work(
     run: Run, model: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,10 +222,13 @@ for word in "$@"; do
     case "$word" in
         --array=0-*) last=${word#--array=0-} ;;
         --wrap=*) line=${word#--wrap=} ;;
+        --output=*) output=${word#--output=} ;;
     esac
 done
 export SLURM_ARRAY_TASK_COUNT=$((last + 1))
-for job in 0 $(seq 0 "$last"); do SLURM_ARRAY_TASK_ID=$job bash -c "$line" >&2 || exit 1; done
+for job in 0 $(seq 0 "$last"); do
+    SLURM_ARRAY_TASK_ID=$job bash -c "$line" > "${output/[%]a/$job}" 2>&1 || exit 1
+done
 echo '17;cluster'
 """
 

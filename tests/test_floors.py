@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import pyengine
 from pyengine import peaks
 from pyengine.floors import PARTS, BodyShape, Cost, whole
-from pyengine.peaks import H100, Peak, measured_peak, published_peak
+from pyengine.peaks import H100, Peak, measured_peak, sustained_peak
 
 B, T, SLOTS = 3, 11, 7
 
@@ -97,7 +97,7 @@ def test_traffic_of_gpt2_small() -> None:
     costs = published("gpt2").costs([128])
     assert whole(costs).numbers / 128 == 38 * 768 * 12  # x 2 bytes: 700 kB
     assert round(whole(costs).numbers * 2 / 128 / 1e3) == 700
-    # All of WikiText-103 on an H100: memory, and arithmetic at its peak.
+    # All of WikiText-103 on an H100: memory, and arithmetic at what it sustains.
     peak = Peak(H100["bfloat16"], 3.0e12, "")
     assert (whole(costs) * (118e6 / 128)).seconds(peak, 2) == pytest.approx(27.5, abs=0.05)
     computing = Cost(whole(costs).flops * 118e6 / 128)
@@ -125,15 +125,15 @@ def test_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peaks, "MATRIX", {"cpu": 256})
     monkeypatch.setattr(peaks, "COPY", {"cpu": 1 << 16})
     cpu = torch.device("cpu")
-    assert published_peak(cpu, "float32") is None
+    assert sustained_peak(cpu, "float32") is None
     peak = measured_peak(cpu, "float32")
     assert Peak(2, 5, "a").best(Peak(3, 4, "b")) == Peak(3, 5, "a")
     assert peak.flops > 1e8 and peak.bytes > 1e7 and re.search("measured", peak.source)
 
 
 @pytest.mark.gpu
-def test_published_peak_of_a_gpu() -> None:
+def test_sustained_peak_of_a_gpu() -> None:
     device = torch.device("cuda")
-    peak = published_peak(device, "bfloat16")
+    peak = sustained_peak(device, "bfloat16")
     assert peak is None or peak.flops == H100["bfloat16"]
     assert np.isfinite(measured_peak(device, "bfloat16").flops)

@@ -1,8 +1,11 @@
 """The profile of a search: its rows, that they add up, and that it changes nothing."""
 
 import json
+import time
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,20 @@ from tiny_models import FAMILIES, tiny_model, word_tokenizer
 
 import pyengine
 from pyengine import engine, forward, ops, peaks, stopwatch
+from pyengine.analyses import triggers
+from pyengine.cli import profile_view
 from pyengine.floors import BodyShape, whole
 from pyengine.peaks import Peak
-from pyengine.profiling import FLOORS, Profile, profile_search
+from pyengine.profiling import (
+    FLOORS,
+    Idle,
+    Profile,
+    covered,
+    idle_of_cpu,
+    idle_of_cuda,
+    on_device,
+    profile_search,
+)
 from pyengine.stopwatch import BATCHES, OTHER, ROWS, SAVE, Stopwatch, timed
 
 TEXTS = [" ".join(f"w{(7 * i + j * j) % 90}" for j in range(1 + i % 20)) for i in range(60)]
@@ -102,11 +116,119 @@ def test_floors_are_those_of_the_batches(family: str) -> None:
     assert of_row[OTHER].floor_s is None and of_row[OTHER].of_floor is None
 
 
+@pytest.mark.parametrize(
+    ("intervals", "length"),
+    [
+        ([], 0),
+        ([(3, 5)], 2),
+        ([(3, 5), (5, 6)], 3),  # one after the other
+        ([(3, 5), (7, 8)], 3),  # a gap
+        ([(3, 6), (4, 8)], 5),  # two streams
+        ([(3, 9), (4, 5), (6, 7), (8, 10)], 7),  # inside, and beyond
+        ([(8, 10), (3, 5), (4, 6)], 5),  # in no order
+        ([(-4, -2), (3, 3)], 2),
+    ],
+)
+def test_union_of_intervals(intervals: list[tuple[float, float]], length: float) -> None:
+    assert covered(intervals) == length
+
+
+def event(kind: str, start: float, end: float, named: bool = False) -> Any:
+    """Make an event up; times in seconds."""
+    return SimpleNamespace(
+        device_type=getattr(torch.autograd.DeviceType, kind),
+        time_range=SimpleNamespace(start=start * 1e6, end=end * 1e6),
+        is_user_annotation=named,
+    )
+
+
+EVENTS = [
+    event("CPU", 0, 10),  # a launch
+    event("CUDA", 0, 10, named=True),
+    event("CUDA", 1, 3),
+    event("CUDA", 2, 4),  # a copy beside
+    event("CUDA", 6, 7),
+]
+
+
+def test_only_kernels_and_copies_count() -> None:
+    assert on_device(EVENTS) == [(1e6, 3e6), (2e6, 4e6), (6e6, 7e6)]
+
+
+@pytest.mark.parametrize(("events", "idle"), [(EVENTS, 8 - 4), (EVENTS[:2], None)])
+def test_idle_is_of_the_run_that_the_profiler_sees(
+    monkeypatch: pytest.MonkeyPatch, events: list[Any], idle: float | None
+) -> None:
+    order: list[str] = []
+
+    class Profiler:
+        def __init__(self, activities: object) -> None:
+            assert activities == [torch.profiler.ProfilerActivity.CUDA]
+
+        def __enter__(self) -> "Profiler":
+            order.append("on")
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            order.append("off")
+
+        def events(self) -> list[Any]:
+            return events
+
+    clock = iter([100.0, 108.0])
+
+    def tick() -> float:
+        order.append("clock")
+        return next(clock)
+
+    monkeypatch.setattr(torch.profiler, "profile", Profiler)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: order.append("wait"))
+    monkeypatch.setattr(time, "perf_counter", tick)
+    found = idle_of_cuda(lambda: order.append("run"))
+    monkeypatch.undo()
+    assert order == ["on", "wait", "clock", "run", "wait", "clock", "off"]
+    assert (found and found.seconds) == idle
+    assert found is None or (found.run_s, found.share) == (8, idle / 8 if idle else None)
+
+
+def test_idle_of_threads() -> None:
+    assert idle_of_cpu(10, 6, 1)[:2] == (4, 10)
+    assert idle_of_cpu(10, 12, 2)[:2] == (4, 10)
+    assert idle_of_cpu(10, 12, 1).seconds == 0  # a tokenizer's threads beside
+    assert idle_of_cpu(10, 6, 1).share == 0.4
+
+
+def test_a_thread_that_sleeps_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = triggers.describe
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.5)
+        return described(*args, **kwargs)
+
+    monkeypatch.setattr(triggers, "describe", slow)
+    found = profile.__wrapped__("gpt2")
+    assert found.idle is not None and found.idle.run_s == found.seconds
+    assert 0.25 < found.idle.seconds < found.seconds
+
+
+@pytest.mark.parametrize("idle", [None, Idle(1.5, 6.0, "taken off")])
+def test_idle_is_shown_beside_the_rows(
+    capsys: pytest.CaptureFixture[str], idle: Idle | None
+) -> None:
+    found = profile("gpt2")._replace(idle=idle)
+    profile_view.print_profile(found, as_json=True)
+    figures = json.loads(capsys.readouterr().out)
+    expected = {"seconds": 1.5, "run_s": 6.0, "how": "taken off", "share": 0.25}
+    assert figures["idle"] == (expected if idle else None)
+    assert sum(row["seconds"] for row in figures["rows"]) == pytest.approx(figures["seconds"])
+
+
 def test_command(run: Run, model: Path, corpus: Path) -> None:
-    options = ("bench", "--profile", "--model", model, "--corpus", corpus, "--units", 3, "--k", 2)
+    options = ("bench", model, "--profile", "--corpus", corpus, "--units", 3, "--k", 2)
     shown = run(*options)
     assert shown.code == 0
-    assert all(name in shown.out for name in (*ROWS, "× floor", "tokens/s", "measured here"))
+    words = ("× floor", "tokens/s", "measured here", "idle", "taken off")
+    assert all(word in shown.out for word in (*ROWS, *words))
     figures = json.loads(run(*options, "--json").out)
     assert [row["name"] for row in figures["rows"]] == list(ROWS)
     assert sum(row["seconds"] for row in figures["rows"]) == pytest.approx(figures["seconds"])
@@ -120,5 +242,5 @@ def test_profile_on_a_gpu() -> None:
     corpus = pyengine.Corpus.from_texts(TEXTS, unit="line")
     found = profile_search(model, corpus, 4)
     assert sum(row.seconds for row in found.rows) == pytest.approx(found.seconds)
-    assert found.busy is not None and 0 < found.busy <= 1
+    assert found.idle is not None and 0 < found.idle.seconds < found.idle.run_s
     assert torch.equal(found.result.scores, pyengine.trigger_examples(model, corpus, 4).scores)

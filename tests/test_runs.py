@@ -93,6 +93,17 @@ def test_processes_may_begin_one_run_at_once(tmp_path: Path) -> None:
     assert result_hash(tmp_path / "run") == result_hash(tmp_path / "whole")
 
 
+def test_processes_may_open_one_complete_run_at_once(tmp_path: Path) -> None:
+    model = pyengine.load((tiny_model("gpt2"), None))
+    search(tmp_path / "run")
+
+    def again(_: int) -> None:
+        pyengine.trigger_examples(model, corpus(), out=tmp_path / "run", **SETTINGS)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(again, range(64)))
+
+
 def test_more_shards_than_blocks_leaves_some_empty(tmp_path: Path) -> None:
     for index in range(40):
         search(tmp_path / "run", shard=(index, 40))

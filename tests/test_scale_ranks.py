@@ -216,8 +216,11 @@ def test_what_is_wrong_is_said_once(model: Path, corpus: Path, tmp_path: Path) -
     }.items():
         code, out, err = finished(torchrun(2, *common, *bad, "--out", tmp_path / "run"))
         assert code == 1 and not out
-        assert len(re.findall(f"^error: .*{words}", err, re.MULTILINE)) >= 1, err
-        assert 'Traceback (most recent call last):\n  File "/work' not in err
+        assert len(re.findall("^error: ", err, re.MULTILINE)) == 1, err
+        assert len(re.findall(f"^error: .*{words}", err, re.MULTILINE)) == 1, err
+        assert "pyengine/__main__.py" not in err  # of a traceback; torchrun makes one of its own
+    code, _, err = finished(torchrun(2, *common, corpus, "--out", tmp_path / "run", "--k", "x"))
+    assert code == 1 and err.count("Usage:") == 1, err
 
 
 @pytest.mark.slow

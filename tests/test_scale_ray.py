@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ray.cluster_utils import Cluster
 from ray_helpers import N_TASKS, WORKS, begun, n_lost, results, slow_work, wait_for
 
 import pyengine
+from pyengine.analyses import cached_activations_settings
 from pyengine.errors import PyengineError
 from pyengine.scale import ray_pool, ray_worker
 from pyengine.scale.on_ray import run_on_ray
@@ -74,16 +76,34 @@ def nothing_left(temporary: Path) -> None:
 def test_every_analysis_gives_the_bytes_of_one_process(
     name: str, cluster: Cluster, temporary: Path, tmp_path: Path
 ) -> None:
-    work, told = WORKS[name](), list[tuple[int, int]]()
+    work, told, plans = WORKS[name](), list[tuple[int, int]](), list[tuple[Any, Any]]()
     alone = work.run(work.load(), tmp_path / "alone", 0, 1)
     found = run_on_ray(
-        WORKS[name](), tmp_path / "run", n_tasks=N_TASKS, on_progress=lambda *at: told.append(at)
+        WORKS[name](),
+        tmp_path / "run",
+        n_tasks=N_TASKS,
+        on_ready=lambda *ready: plans.append(ready),
+        on_progress=lambda *at: told.append(at),
+    )
+    assert [(plan.line()[:13], need is None) for plan, need in plans] == (
+        [] if name == "neurons" else [("memory: model", name != "activations")]
     )
     assert results(tmp_path / "run") == results(tmp_path / "alone")
     assert type(found) is type(alone)
     size = work.size if name == "neurons" else sum(map(len, ray_helpers.UNITS))
     assert told == sorted(told) and told[-1] == (size, size) and len(set(told)) == len(told)
     nothing_left(temporary)
+
+
+@pytest.mark.slow
+def test_room_for_all_tasks_is_asked_for_before_the_first(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=1)  # of the driver; the workers have room
+    monkeypatch.setattr(cached_activations_settings.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(PyengineError, match=f"{tmp_path / 'run'} would need"):
+        run_on_ray(WORKS["activations"](), tmp_path / "run", n_tasks=N_TASKS)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -39,6 +39,21 @@ def test_where_nobody_listens_is_named(
         run_on_ray(slow_work(tmp_path / "log"), tmp_path / "run", address=address)
 
 
+def test_settings_are_refused_before_ray_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda *arguments, **options: started.append(arguments))
+    work = Work(pyengine.trigger_examples, ray_helpers.gpt2(), ray_helpers.corpus(), (0,))
+    tokenised: list[int] = []
+    with pytest.raises(PyengineError, match="k must be from 1 to 1024, got 0"):
+        run_on_ray(
+            work, tmp_path / "run", address="local", on_tokenized=lambda *at: tokenised.append(1)
+        )
+    assert not started and not tokenised
+
+
 def test_a_run_has_one_driver(tmp_path: Path) -> None:
     run, work = tmp_path / "run", slow_work(tmp_path / "log")
     work.run(work.load(), run, 0, N_TASKS)

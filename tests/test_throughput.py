@@ -47,7 +47,7 @@ def test_measure(family: str) -> None:
 
 
 def test_command(run: Run, model: Path, corpus: Path) -> None:
-    options = ("bench", "--model", model, "--corpus", corpus, "--units", 3, "--k", 2)
+    options = ("bench", model, "--corpus", corpus, "--units", 3, "--k", 2)
     figures = json.loads(run(*options, "--json").out)
     assert figures[0]["name"] == "forward" and len(figures) == 4
     assert "computed tokens per real one" in run(*options).out

@@ -24,6 +24,11 @@ def tiny_model(family: str, seed: int = 0, **overrides: Any) -> Any:
     return hf
 
 
+def supports(family: str, how: str) -> bool:
+    """Say whether the installed transformers has `eager` or `sdpa` attention for a family."""
+    return how == "eager" or bool(tiny_model(family)._supports_sdpa)
+
+
 def _gpt2(**overrides: Any) -> Any:
     config = {"vocab_size": VOCAB, "n_positions": 32, "n_embd": 20, "n_layer": 3, "n_head": 4}
     config |= {"n_inner": 37, "bos_token_id": 0, "eos_token_id": 0}

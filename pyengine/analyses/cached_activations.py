@@ -92,14 +92,15 @@ def cache_activations(
         found: CachedActivations = open_run(folder)
         return found
     done = parts_done(folder, blocks)
-    tokens = {block: search.n_tokens(block) for block in blocks}
+    n_tokens = sum(map(search.n_tokens, blocks))
+    n_left = n_tokens - sum(map(search.n_tokens, done))
     # Before the directory is made: a smaller corpus would be refused in it.
-    _announce(DiskNeed.of(folder, search.layout, tokens, set(done)), folder, on_need)
+    _announce(DiskNeed.of(folder, search.layout.token_bytes, n_tokens, n_left), folder, on_need)
     run = RunFolder.begin(folder, manifest)
     text = TokenText.of(model.tokenizer)
     text.save(run.path)
     with run.lock(*shard):
-        on_batch = _counting(sum(tokens.values()), on_progress)
+        on_batch = _counting(n_tokens, on_progress)
         parts = run_into_parts(search, blocks, done, run.path, on_batch)
         found = from_parts(parts, text, run.manifest)
         if shard[1] > 1:

@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,15 +111,11 @@ class DiskNeed:
     free: int
 
     @classmethod
-    def of(
-        cls, folder: Path, layout: Layout, tokens: Mapping[int, int], done: set[int]
-    ) -> "DiskNeed":
-        """Compute the need of some blocks (number: content tokens), of which some are done."""
+    def of(cls, folder: Path, token_bytes: int, n_tokens: int, n_left: int) -> "DiskNeed":
+        """Compute the need of some content tokens, of which `n_left` are not written yet."""
         at = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        left = sum(n for block, n in tokens.items() if block not in done)
-        total = sum(tokens.values())
-        size = layout.token_bytes
-        return cls(total, total * size, left * size, shutil.disk_usage(at).free)
+        free = shutil.disk_usage(at).free
+        return cls(n_tokens, n_tokens * token_bytes, n_left * token_bytes, free)
 
     def check(self, folder: Path) -> None:
         """Refuse what does not fit.

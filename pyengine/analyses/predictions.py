@@ -120,10 +120,10 @@ def ffn_predictions(
     if out is None:
         return from_blocks(run_in_memory(search, blocks, progress), text, manifest)
     run = RunFolder.begin(Path(out), manifest)
-    text.save(run.path)
     if run.complete:
         found: Predictions = open_run(run.path)
         return found
+    text.save(run.path)
     with run.lock(*shard):
         parts = run_into_parts(search, blocks, run.path, progress)
         found = from_parts(parts, text, run.manifest)

@@ -12,6 +12,7 @@ import typer
 
 from pyengine import __version__
 from pyengine.cli import agreement, bench, cache, neurons, predictions, runs, show, triggers
+from pyengine.cli.schedule import speaks
 from pyengine.errors import Interrupted, PyengineError
 
 # Newer Typers carry a copy of click; this finds the class that both raise.
@@ -59,7 +60,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except UsageError as error:
-        error.show()
+        if speaks():
+            error.show()
         _leave(2)
     except Interrupted as stop:
         _say(str(stop))
@@ -80,7 +82,8 @@ def _interrupt(*_: Any) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if speaks():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _leave(code: int) -> None:

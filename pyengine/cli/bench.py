@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from pyengine.corpus import Corpus
     from pyengine.models import Model
 
+RANDOM = "random-gpt2"
+
 
 def bench(
     model: Annotated[
-        str, typer.Option(help="Model; default: a random one of GPT-2 small's size.")
-    ] = "random-gpt2",
+        str,
+        typer.Argument(
+            help="Hub name, local folder, or 'demo'; default: a random one of GPT-2 small's size.",
+            show_default=False,
+        ),
+    ] = RANDOM,
     text: Annotated[
         Path, typer.Option("--corpus", help="File to read; default: the embedded excerpt.")
     ] = EXCERPT,
@@ -45,7 +51,7 @@ def bench(
     corpus = Corpus.from_path(text, unit="sentence", max_units=units)
     chosen = (
         _random_gpt2(tokenizer, device, dtype)
-        if model == "random-gpt2"
+        if model == RANDOM
         else load(model, device=device, dtype=dtype)
     )
     if profile:

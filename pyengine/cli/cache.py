@@ -124,7 +124,7 @@ def cache(
         }
         work = Work(cache_activations, model, units, (names,), settings, load_settings)
         if dry_run:
-            say_estimate(work, as_json)
+            say_estimate(work, how, as_json)
         else:
             cache_corpus(work, out, how, as_json)
         return

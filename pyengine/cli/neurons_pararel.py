@@ -9,9 +9,9 @@ import typer
 from pyengine.cli import corpus_options as given
 from pyengine.cli import fact_options as source
 from pyengine.cli import neurons_options as asked
-from pyengine.cli.display import Advance, err, human
+from pyengine.cli.display import Advance, err
 from pyengine.cli.neurons_view import print_skipped, print_summary, summary
-from pyengine.cli.schedule import carry_out, say_estimate, say_next, schedule_of
+from pyengine.cli.schedule import Took, carry_out, say_estimate, say_next, schedule_of
 
 if TYPE_CHECKING:
     from pyengine.analyses.fact_neuron_result import FactNeurons
@@ -93,12 +93,12 @@ def pararel(
     work = Work(fact_neurons, model, chosen, (), settings | {"source": str(path)}, load_settings)
     with asked.warnings_in_a_line():
         if dry_run:
-            say_estimate(work, as_json)
+            say_estimate(work, how, as_json)
             return
         # Alone it counts prompts.
         stage = "facts" if how.alone else "all facts"
-        found, seconds = carry_out(work, run, how, stage, _of_checking)
-    _report(found, run, seconds)
+        found, took = carry_out(work, run, how, stage, _of_checking)
+    _report(found, run, took)
     if plot is not None:
         from pyengine.plots import plot_neurons
 
@@ -121,11 +121,11 @@ def _of_checking(advance: Advance) -> dict[str, Any]:
     return {"on_checked": lambda done, total: advance("checking", done, total)}
 
 
-def _report(found: "FactNeurons", run: Path, seconds: float) -> None:
+def _report(found: "FactNeurons", run: Path, took: Took) -> None:
     record = found.record
     err.print(
-        f"{record['n_facts']:,} facts, {record['n_prompts']:,} prompts in {seconds:.1f} s "
-        f"({human(record['n_prompts'] / max(seconds, 1e-9))} prompts/s) → {run}"
+        f"{record['n_facts']:,} facts, {record['n_prompts']:,} prompts "
+        f"{took.text(record['n_prompts'], 'prompts')} → {run}"
     )
     print_skipped(found, err)
     _report_errors(found)

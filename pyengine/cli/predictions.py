@@ -8,9 +8,9 @@ import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli import options
-from pyengine.cli.display import err, human
+from pyengine.cli.display import err
 from pyengine.cli.predictions_view import print_layers, summary
-from pyengine.cli.schedule import carry_out, say_estimate, say_next, schedule_of
+from pyengine.cli.schedule import Took, carry_out, say_estimate, say_next, schedule_of
 
 if TYPE_CHECKING:
     from pyengine.analyses.prediction_result import Predictions
@@ -129,10 +129,10 @@ def predictions(
     given.set_threads(threads)
     work = Work(ffn_predictions, model, units, (), settings, load_settings)
     if dry_run:
-        say_estimate(work, as_json)
+        say_estimate(work, how, as_json)
         return
-    found, seconds = carry_out(work, run, how, "predicting")
-    _report(found, run, seconds)
+    found, took = carry_out(work, run, how, "predicting")
+    _report(found, run, took)
     if plot is not None:
         from pyengine.plots import plot_predictions
 
@@ -151,13 +151,12 @@ def predictions(
     )
 
 
-def _report(found: "Predictions", run: Path, seconds: float) -> None:
+def _report(found: "Predictions", run: Path, took: Took) -> None:
     record = found.record
     layers = found.manifest["question"]["layers"]
     err.print(
         f"{record['n_examples']:,} examples × {len(layers)} layers from {record['n_tokens']:,} "
-        f"tokens in {seconds:.1f} s ({human(record['n_tokens'] / max(seconds, 1e-9))} tokens/s) "
-        f"→ {run}"
+        f"tokens {took.text(record['n_tokens'], 'tokens')} → {run}"
     )
     given.report_run(found.manifest, record)
     for layer, n_nan in enumerate(record["n_nan"]):

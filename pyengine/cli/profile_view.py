@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from pyengine.cli.display import columns, human, number, out, percent
+from pyengine.cli.display import columns, human, number, out
 
 if TYPE_CHECKING:
     from pyengine.profiling import Profile
@@ -38,6 +38,8 @@ def print_profile(profile: "Profile", as_json: bool) -> None:
         f"{profile.seconds / floor:.2f}",
         style="bold",
     )
+    if (idle := profile.idle) is not None:
+        table.add_row("idle", f"{idle.seconds:.3f}", f"{idle.share:.1%}", "", "")
     out.print(table)
     out.print(_notes(profile))
 
@@ -57,15 +59,20 @@ def _notes(profile: "Profile") -> str:
         "The model is hashed and the result written once a run: a longer corpus (--units 2000) is "
         "closer to a real one.",
     ]
-    if profile.busy is not None:
-        notes.append(f"The device was busy {percent(profile.busy)} of the time.")
+    if (idle := profile.idle) is None:
+        notes.append("Idle is not known: torch's profiler saw no kernels.")
+    else:
+        notes.append(f"Idle: {idle.run_s:.3f} s, {idle.how}.")
     return "\n".join(notes)
 
 
 def _figures(profile: "Profile") -> dict[str, object]:
-    names = ("seconds", "n_units", "n_tokens", "n_computed", "busy")
+    names = ("seconds", "n_units", "n_tokens", "n_computed")
     return {name: getattr(profile, name) for name in names} | {
         "floor_s": _floor(profile),
+        "idle": None
+        if profile.idle is None
+        else profile.idle._asdict() | {"share": profile.idle.share},
         "peak": profile.peak._asdict(),
         "rows": [row._asdict() | {"of_floor": row.of_floor} for row in profile.rows],
     }

@@ -6,22 +6,40 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli import options
-from pyengine.cli.display import Advance, err, out
+from pyengine.cli.display import Advance, err, human, out
 from pyengine.errors import PyengineError
 from pyengine.scale.schedule import Schedule, in_ranks
 
 if TYPE_CHECKING:
-    from pyengine.models import Model
+    from pyengine.analyses.cached_activations_settings import DiskNeed
+    from pyengine.memory_plan import MemoryPlan
     from pyengine.scale.work import Report, Work
 
 # What a command asks to be told where this process alone does its work: names to callbacks.
 Callbacks = Callable[[Advance], dict[str, Any]]
+
+
+class Took(NamedTuple):
+    """What a call took, which may have taken up what an earlier one began.
+
+    Attributes:
+        seconds: of this call.
+        share: the part of the work that this call did, 0 to 1.
+    """
+
+    seconds: float
+    share: float
+
+    def text(self, amount: int, unit: str) -> str:
+        """Write `in 2.0 s (1.5k tokens/s)` for an amount of all the work; no rate for nothing."""
+        rate = human(amount * self.share / max(self.seconds, 1e-9))
+        return f"in {self.seconds:.1f} s" + (f" ({rate} {unit}/s)" if self.share else "")
 
 
 def schedule_of(shard: str, ray: str | None, tasks: int | None, allow_mixed: bool) -> Schedule:
@@ -38,7 +56,7 @@ def schedule_of(shard: str, ray: str | None, tasks: int | None, allow_mixed: boo
 
 def carry_out(
     work: "Work", run: Path, schedule: Schedule, stage: str, callbacks: Callbacks = lambda _: {}
-) -> tuple[Any, float]:
+) -> tuple[Any, Took]:
     """Carry out a piece of work, with progress; what is interrupted says how to resume.
 
     Args:
@@ -49,7 +67,7 @@ def carry_out(
         callbacks: more that the function is given where this process does the work alone.
 
     Returns:
-        The result, and the seconds it took.
+        The result, and what it took.
 
     Raises:
         typer.Exit: on every rank but the first, once the result is complete.
@@ -58,13 +76,18 @@ def carry_out(
         _hush()
         schedule.carry_out(work, run, everywhere=False)
         raise typer.Exit
+    schedule.check(run)
     if schedule.alone:
         work = replace(work, model=work.load())
-    started = time.monotonic()
+    started, shares = time.monotonic(), _Shares(run)
     with given.resumable(run) as advance:
 
         def tokenising(done: int, total: int) -> None:
             advance("tokenising", done, total)
+
+        def progress(done: int, total: int) -> None:
+            shares.at(done, total)
+            advance(stage, done, total)
 
         if schedule.alone:
             work = _ready(work, tokenising).with_settings(callbacks(advance))
@@ -73,10 +96,32 @@ def carry_out(
             run,
             everywhere=False,
             on_tokenized=tokenising,
-            on_ready=_say_memory,
-            on_progress=lambda done, total: advance(stage, done, total),
+            on_ready=_say_ready,
+            on_progress=progress,
         )
-    return found, time.monotonic() - started
+    return found, Took(time.monotonic() - started, shares.done_here)
+
+
+class _Shares:
+    """Finds out which part of the work this call does.
+
+    What is told first of a run taken up was done before it, except perhaps a first piece.
+    """
+
+    def __init__(self, run: Path) -> None:
+        from pyengine.manifest import MANIFEST
+
+        self._first: float | None = None if (run / MANIFEST).exists() else 0.0
+        self._last = 0.0
+
+    def at(self, done: int, total: int) -> None:
+        self._last = done / max(total, 1)
+        if self._first is None:
+            self._first = self._last
+
+    @property
+    def done_here(self) -> float:
+        return max(0.0, self._last - (self._first or 0.0))
 
 
 def _ready(work: "Work", on_tokenized: "Report") -> "Work":
@@ -85,20 +130,38 @@ def _ready(work: "Work", on_tokenized: "Report") -> "Work":
 
     memory_plan(work, work.model)
     work = work.tokenized(work.model, on_tokenized)
-    _say_memory(work, work.model)
+    if (plan := memory_plan(work, work.model)) is not None:
+        _say_ready(plan, None)
     return work
 
 
-def _say_memory(work: "Work", model: "Model") -> None:
-    """Say what the pass will hold, where that is known."""
-    from pyengine.memory_plan import memory_plan
+def _say_ready(plan: "MemoryPlan", need: "DiskNeed | None") -> None:
+    """Say what a pass will hold, and the room it needs."""
+    err.print(plan.line())
+    if need is not None:
+        say_need(need)
 
-    if (plan := memory_plan(work, model)) is not None:
-        err.print(plan.line())
+
+def say_need(need: "DiskNeed") -> None:
+    """Say how much activations will take of a file system."""
+    from pyengine.analyses.cached_activations_settings import size_text
+
+    per_token = size_text(need.n_bytes / max(need.n_tokens, 1))
+    resumed = "" if need.left == need.n_bytes else f", {size_text(need.left)} of it still to write"
+    err.print(
+        f"{need.n_tokens:,} tokens × {per_token} = {size_text(need.n_bytes)}{resumed}; "
+        f"{size_text(need.free)} free"
+    )
 
 
-def say_estimate(work: "Work", as_json: bool) -> None:
-    """Print what a piece of work would take, found on samples; in ranks the first one does."""
+def say_estimate(work: "Work", schedule: Schedule, as_json: bool) -> None:
+    """Print what a piece of work would take, found on samples; in ranks the first one does.
+
+    Raises:
+        typer.BadParameter: for one shard of several.
+    """
+    if schedule.shard[1] > 1:
+        raise typer.BadParameter("an estimate is of the whole corpus: leave the shard out")
     if _is_other_rank():
         return
     from pyengine.cli.estimate_view import print_estimate
@@ -118,6 +181,15 @@ def say_estimate(work: "Work", as_json: bool) -> None:
 
 def _is_other_rank() -> bool:
     return in_ranks() and int(os.environ["RANK"]) > 0
+
+
+def speaks() -> bool:
+    """Whether this process says what is wrong.
+
+    What all ranks of a machine find before they join, its first one says alone; after that they
+    find different things.
+    """
+    return not in_ranks() or err.quiet or os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def say_next(schedule: Schedule, hint: Callable[[], str]) -> None:

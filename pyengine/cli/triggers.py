@@ -8,8 +8,8 @@ import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli import options
-from pyengine.cli.display import err, example_table, human, out
-from pyengine.cli.schedule import carry_out, say_estimate, say_next, schedule_of
+from pyengine.cli.display import err, example_table, out
+from pyengine.cli.schedule import Took, carry_out, say_estimate, say_next, schedule_of
 from pyengine.scale.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def triggers(
     given.set_threads(threads)
     work = Work(trigger_examples, model, units, (), settings, load_settings)
     if dry_run:
-        say_estimate(work, as_json)
+        say_estimate(work, how, as_json)
         return
     found = _search(work, run, how)
     if as_json:
@@ -135,17 +135,17 @@ def triggers(
 
 def _search(work: "Work", run: Path, how: Schedule) -> "TriggerExamples":
     """Load, tokenise and search, with progress; report warnings and the rate."""
-    found, seconds = carry_out(work, run, how, "searching")
-    _report(found, run, seconds)
+    found, took = carry_out(work, run, how, "searching")
+    _report(found, run, took)
     return cast("TriggerExamples", found)
 
 
-def _report(found: "TriggerExamples", run: Path, seconds: float) -> None:
+def _report(found: "TriggerExamples", run: Path, took: Took) -> None:
     record = found.record
     keys = found.scores.shape[0] * found.scores.shape[1]
     err.print(
-        f"{keys:,} keys × {found.k} examples from {record['n_tokens']:,} tokens in {seconds:.1f} s "
-        f"({human(record['n_tokens'] / max(seconds, 1e-9))} tokens/s) → {run}"
+        f"{keys:,} keys × {found.k} examples from {record['n_tokens']:,} tokens "
+        f"{took.text(record['n_tokens'], 'tokens')} → {run}"
     )
     given.report_run(found.manifest, record)
     for layer, n_nan in enumerate(record["n_nan"]):

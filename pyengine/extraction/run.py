@@ -177,9 +177,9 @@ def carry_out(
         extractor.run(on_progress=on_progress)
         return from_shard(extractor.found(complete=True), manifest)
     run = RunFolder.begin(Path(out), manifest)
-    text.save(run.path)
     if run.complete:
         return reopen(run.path)
+    text.save(run.path)
     with run.lock(*extractor.shard):
         found = _run_with_checkpoints(extractor, run, checkpoint_blocks, on_progress)
         result = from_shard(found, run.manifest)

@@ -1,7 +1,6 @@
 """The run directory of tasks that were carried out elsewhere: their files, and their merging."""
 
 import contextlib
-import json
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pyengine.manifest import MANIFEST, differences, read_manifest
 from pyengine.merge_runs import RunMerge
 from pyengine.run import RunFolder, open_run, verify
 from pyengine.scale.ray_worker import Begun, Files
-from pyengine.scale.tasks import FOLDER, TaskFolder
+from pyengine.scale.tasks import TaskFolder, check_shards, is_complete
 from pyengine.shards import shard_path
 
 
@@ -29,6 +28,9 @@ class Collected:
         own_reducers: of an `extract`, the user's own.
         allow_mixed: accept workers that differ in numerics.
         n_threads: for merging; 0 takes all cores.
+
+    Raises:
+        PyengineError: for a run that was begun by one process, or with another number of tasks.
 
     Attributes:
         n_tasks: into how many tasks the work is cut.
@@ -48,8 +50,9 @@ class Collected:
         self.n_tasks, self._out, self._own, self._n_threads = n_tasks, out, own_reducers, n_threads
         self._ignored = ("numerics",) if allow_mixed else ()
         self._folder = TaskFolder(out, n_tasks)
-        complete = (out / MANIFEST).exists() and read_manifest(out)["status"] == "complete"
-        self.todo = [] if complete else self._folder.todo()
+        self.todo = [] if is_complete(out) else self._folder.todo()
+        if self.todo:
+            check_shards(out, n_tasks)
         self.n_done = n_tasks - len(self.todo)
         self._unmerged = deque(sorted(self._folder.done()))
         self._run: RunFolder | None = None
@@ -113,15 +116,10 @@ class Collected:
         while self._unmerged:
             self.merge_one()
         facts = {"nodes": sorted(self._nodes), "seconds": time.time() - self._started}
-        return self._merge.finish(self._out, mixed=self._any_mixed(), **facts, **provenance)
+        return self._merge.finish(self._out, mixed=self._folder.mixed(), **facts, **provenance)
 
     def _opened(self) -> Any:
         if not self._own:
             return open_run(self._out)
         manifest = verify(self._out)
         return Extraction.open(self._out, manifest, specs_of(manifest, self._own))
-
-    def _any_mixed(self) -> bool:
-        """Whether a task, of an earlier attempt too, may have come from another kind of worker."""
-        markers = (self._out / FOLDER).glob("*.json")
-        return any(json.loads(marker.read_text()).get("mixed", False) for marker in markers)

@@ -19,10 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Nod
 
 from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
+from pyengine.memory_plan import MemoryPlan, memory_plan
+from pyengine.models import Model
 from pyengine.scale.collected import Collected
 from pyengine.scale.ray_pool import Need, Pool
 from pyengine.scale.ray_worker import Place, Progress, Worker, sweep
-from pyengine.scale.work import Report, Work
+from pyengine.scale.room import announce
+from pyengine.scale.work import Ready, Report, Work
 
 # A node that does not answer for so long keeps what is in its temporary directory.
 SWEEP_SECONDS = 15.0
@@ -38,6 +41,7 @@ def run_on_ray(
     allow_mixed: bool = False,
     n_threads: int = 0,
     on_tokenized: Report | None = None,
+    on_ready: Ready | None = None,
     on_progress: Report | None = None,
 ) -> Any:
     """Carry out a piece of work on a Ray cluster, and merge the tasks as they finish.
@@ -57,6 +61,8 @@ def run_on_ray(
             recorded as not bit-exact.
         n_threads: for merging; 0 takes all cores.
         on_tokenized: called with (bytes done, in all).
+        on_ready: called before the first task, with the plan of the first worker that is ready,
+            where it is known.
         on_progress: called with what all workers have done, as `Work.size` counts.
 
     Returns:
@@ -64,17 +70,22 @@ def run_on_ray(
 
     Raises:
         PyengineError: if the cluster cannot be reached or has no room for a worker, for a run begun
-            with other settings, what a worker raises, or a task that was lost too often.
+            otherwise, too little room for activations, what a worker raises, or a task that was
+            lost too often.
     """
+    model = _local_model(work)
     with _connected(address):
-        work = _tokenized(work, on_tokenized)
+        if model is not None:
+            work = work.tokenized(model, on_tokenized)
+            del model
         need, device = _need(work)
         # Of one task alone a worker would make the complete run.
         n_tasks = max(2, n_tasks or work.n_tasks("cuda" if need.resource == "GPU" else "cpu"))
         collected = Collected(
             out, n_tasks, work.own_reducers, allow_mixed=allow_mixed, n_threads=n_threads
         )
-        return _drive(work, need, device, collected, on_progress)
+        ready = partial(announce, work, out, on_ready)
+        return _drive(work, need, device, collected, ready, on_progress)
 
 
 @contextlib.contextmanager
@@ -113,11 +124,18 @@ def _check_reachable(address: str) -> None:
         raise PyengineError(f"cannot connect to a Ray cluster at {address!r}: {error}") from error
 
 
-def _tokenized(work: Work, on_tokenized: Report | None) -> Work:
-    """Tokenise with a model that is then dropped; its precision does not matter."""
+def _local_model(work: Work) -> Model | None:
+    """Load a model to tokenise with, if that is to be done; its precision does not matter.
+
+    Raises:
+        PyengineError: for settings that the analysis refuses, before there is a cluster.
+    """
     if not isinstance(work.corpus, Corpus):
-        return work
-    return work.tokenized(work.load(device=_device(work, "cpu"), dtype=None), on_tokenized)
+        return None
+    model = work.load(device=_device(work, "cpu"), dtype=None)
+    if model.dtype != "float64":  # refused as such, while the workers may load it in less
+        memory_plan(work, model)
+    return model
 
 
 def _device(work: Work, device: str) -> str:
@@ -144,10 +162,15 @@ def _need(work: Work) -> tuple[Need, str]:
 
 
 def _drive(
-    work: Work, need: Need, device: str, collected: Collected, on_progress: Report | None
+    work: Work,
+    need: Need,
+    device: str,
+    collected: Collected,
+    ready: Callable[[MemoryPlan | None], None],
+    on_progress: Report | None,
 ) -> Any:
     """Have workers do what is left, and return the result."""
-    name = uuid.uuid4().hex
+    name, untold = uuid.uuid4().hex, bool(collected.todo)
     with contextlib.ExitStack() as held:
         meter = _Meter(work.size, collected, on_progress)
         held.callback(ray.kill, meter.progress)
@@ -162,6 +185,9 @@ def _drive(
         with pool:
             for task, found in pool.results(collected.todo):
                 if task is None:
+                    if untold:
+                        ready(found.plan)
+                        untold = False
                     collected.admit(found, held)
                 else:
                     collected.collect(task, found)

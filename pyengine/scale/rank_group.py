@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -27,14 +28,16 @@ class Ranks:
 
     Attributes:
         rank, local: the number of this one, and among those of its machine.
-        number: how many there are.
+        number, n_local: how many there are, and on its machine.
+        machine: names its machine.
         first: whether this is rank 0.
     """
 
     def __init__(self, store: dist.Store, rank: int, number: int) -> None:
         self._store, self.rank, self.number, self.first = store, rank, number, rank == 0
         self.local = int(os.environ.get("LOCAL_RANK", 0))
-        self._machine = os.environ.get("GROUP_RANK", str(rank))
+        self.n_local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        self.machine = os.environ.get("GROUP_RANK", platform.node())  # srun sets none
         self._told: set[str] = set()
 
     def tell(self, name: str, message: str = "") -> None:
@@ -60,7 +63,7 @@ class Ranks:
 
     def after_neighbour(self, act: Callable[[], T]) -> T:
         """Act after the first rank of the same machine: it says what is wrong, and fills caches."""
-        name = f"ready/{self._machine}"
+        name = f"ready/{self.machine}"
         if self.local:
             self.hear(name)
         found = act()

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 
 from pyengine.errors import PyengineError
-from pyengine.manifest import MANIFEST, read_manifest
+from pyengine.manifest import read_manifest
+from pyengine.memory_plan import memory_plan
 from pyengine.merge_runs import RunMerge
 from pyengine.models import Model
+from pyengine.scale.rank_gpus import own_device, tell_gpu
 from pyengine.scale.rank_group import POLL_SECONDS, Ranks, joined
-from pyengine.scale.tasks import TaskFolder
+from pyengine.scale.room import announce
+from pyengine.scale.tasks import TaskFolder, check_shards, is_complete
 from pyengine.scale.work import Ready, Report, Work
 from pyengine.shards import shard_path
 
@@ -47,27 +50,30 @@ def run_on_ranks(
         n_tasks: into how many tasks the work is cut; None: `Work.n_tasks`.
         everywhere: whether every rank opens the result; else only rank 0 does.
         on_tokenized: called on rank 0 with (bytes done, in all).
-        on_ready: called on rank 0 before the first task, with the work over tokens and the model.
+        on_ready: called on rank 0 before the first task, where the plan of the work is known.
         on_progress: called on rank 0 with what all ranks have done, as `Work.size` counts.
 
     Returns:
         The result; None on the other ranks unless `everywhere`.
 
     Raises:
-        PyengineError: for what the analysis refuses, a run begun with other settings or another
-            number of tasks, a directory that the machines do not share, or a rank that has died.
+        PyengineError: for what the analysis refuses, a run begun with other settings, by one
+            process or with another number of tasks, a directory that the machines do not share,
+            too little room for activations, or a rank that has died.
     """
     started = time.time()
     with joined() as ranks:
         tokenized = on_tokenized if ranks.first else None
+        tell_gpu(ranks)
         model, work = ranks.after_neighbour(lambda: _ready(work, ranks, tokenized))
         n_tasks = ranks.agreed("tasks", lambda: n_tasks or work.n_tasks(model.device.type))
         todo = ranks.agreed("todo", lambda: _todo(out, n_tasks))
         if todo is not None:
-            if ranks.first and on_ready is not None:
-                on_ready(work, model)
+            if ranks.first and todo:
+                announce(work, out, on_ready, memory_plan(work, model))
             folder = TaskFolder(out, n_tasks)
             meter = _Meter(ranks, work.size, n_tasks, len(todo), on_progress)
+            meter.report()
             _run_tasks(work, model, out, folder, todo, ranks, meter)
             ranks.wait(meter.report)
             if ranks.first:
@@ -80,35 +86,22 @@ def _ready(work: Work, ranks: Ranks, on_tokenized: Report | None) -> tuple[Model
     """Load the model where this rank computes, and tokenise."""
     if isinstance(work.model, (str, Path)):
         asked = work.load_settings.get("device", "auto")
-        model = work.load(device=_own_device(asked, ranks.local))
+        model = work.load(device=own_device(asked, ranks))
     else:
         model = work.load()
     if model.device.type == "cuda":
         torch.cuda.set_device(model.device)
+    memory_plan(work, model)  # refuses settings before a long corpus is read
     return model, work.tokenized(model, on_tokenized).checked(model)
-
-
-def _own_device(asked: str, local_rank: int) -> str:
-    """Give each rank of a machine its own GPU."""
-    if asked.startswith("cuda:"):
-        raise PyengineError(
-            f"device {asked!r} names one GPU, but every rank takes its own; say 'cuda'"
-        )
-    if asked not in ("auto", "cuda") or not torch.cuda.is_available():
-        return asked
-    if local_rank >= (n_devices := torch.cuda.device_count()):
-        raise PyengineError(
-            f"rank {local_rank} of this machine has no GPU of its own: torch sees {n_devices}; "
-            f"use --nproc-per-node {n_devices}"
-        )
-    return f"cuda:{local_rank}"
 
 
 def _todo(out: Path, n_tasks: int) -> list[int] | None:
     """List the tasks to do; None where the run is complete."""
-    if (out / MANIFEST).exists() and read_manifest(out)["status"] == "complete":
+    if is_complete(out):
         return None
-    return TaskFolder(out, n_tasks).todo()
+    todo = TaskFolder(out, n_tasks).todo()
+    check_shards(out, n_tasks)
+    return todo
 
 
 def _run_tasks(
@@ -149,7 +142,6 @@ def _merge(work: Work, out: Path, folder: TaskFolder, **provenance: Any) -> None
             f"{out} lacks {len(missing)} of {n_tasks} tasks (the first is {missing[0]}), which "
             "other machines did elsewhere: give a directory that all of them share"
         )
-    # Not every shard that lies there: it may have been begun in another way before.
     merge = RunMerge(read_manifest(out), reducers=work.own_reducers)
     for task in range(n_tasks):
         merge.add(out, shard_path(out, task, n_tasks))

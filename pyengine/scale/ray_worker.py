@@ -23,6 +23,7 @@ from pyengine.errors import PyengineError
 if TYPE_CHECKING:  # sweeping a node's scratch directories takes no torch
     from ray import ObjectRef
 
+    from pyengine.memory_plan import MemoryPlan
     from pyengine.scale.work import Report, Work
 
 REPORT_SECONDS = 0.5
@@ -59,11 +60,13 @@ class Begun:
         node: the host's name.
         manifest: of a run on this worker.
         files: what else every run directory holds (the tokenizer).
+        plan: what it will hold, where that is known.
     """
 
     node: str
     manifest: dict[str, Any]
     files: Files
+    plan: "MemoryPlan | None" = None
 
 
 class Worker:
@@ -91,6 +94,8 @@ class Worker:
         """
         import torch
 
+        from pyengine.memory_plan import memory_plan
+
         torch.set_num_threads(self._place.threads)
         if self._place.backend is not None:
             os.environ["PYENGINE_BACKEND"] = self._place.backend
@@ -103,7 +108,8 @@ class Worker:
         with scratch(self._name) as run:
             self._work.run(self._model, run, *NO_TASK)
             files = _read(run, "*")
-        return Begun(platform.node(), json.loads(files.pop("manifest.json").tobytes()), files)
+        manifest = json.loads(files.pop("manifest.json").tobytes())
+        return Begun(platform.node(), manifest, files, memory_plan(self._work, self._model))
 
     def _unpack(self) -> "Work":
         import ray

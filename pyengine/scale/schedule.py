@@ -60,6 +60,17 @@ class Schedule:
         """Whether this process does the work alone."""
         return self.ray is None and not in_ranks()
 
+    def check(self, out: Path) -> None:
+        """Refuse, alone, an unfinished run that was begun otherwise; ranks and Ray find out later.
+
+        Raises:
+            PyengineError: naming how it was begun.
+        """
+        if self.alone:
+            from pyengine.scale.tasks import check_alone
+
+            check_alone(out, self.shard[1])
+
     def carry_out(
         self,
         work: "Work",
@@ -77,7 +88,8 @@ class Schedule:
             out: the run directory.
             everywhere: whether every rank opens the result; else only rank 0 does.
             on_tokenized, on_progress: as in `scale_out`.
-            on_ready: of ranks, called on rank 0 with the work over tokens, and the model there.
+            on_ready: of ranks and Ray, called before the first task with what a worker will hold,
+                and of activations the room that all tasks left take.
 
         Returns:
             The result; None on the other ranks unless `everywhere`.
@@ -85,13 +97,16 @@ class Schedule:
         Raises:
             PyengineError: as `scale_out` does.
         """
+        self.check(out)
         if self.alone:
             model = work.load()
             return work.whole(
                 model, out, shard=self.shard, on_tokenized=on_tokenized, on_progress=on_progress
             )
         if self.ray is not None:
-            return self._on_ray(work, out, on_tokenized, on_progress)
+            return self._on_ray(
+                work, out, on_tokenized=on_tokenized, on_ready=on_ready, on_progress=on_progress
+            )
         from pyengine.scale.ranks import run_on_ranks
 
         return run_on_ranks(
@@ -104,9 +119,7 @@ class Schedule:
             on_progress=on_progress,
         )
 
-    def _on_ray(
-        self, work: "Work", out: Path, on_tokenized: "Report | None", on_progress: "Report | None"
-    ) -> Any:
+    def _on_ray(self, work: "Work", out: Path, **told: Any) -> Any:
         try:
             from pyengine.scale.on_ray import run_on_ray
         except ModuleNotFoundError as error:
@@ -119,6 +132,5 @@ class Schedule:
             address=self.ray,
             n_tasks=self.tasks,
             allow_mixed=self.allow_mixed,
-            on_tokenized=on_tokenized,
-            on_progress=on_progress,
+            **told,
         )

@@ -7,8 +7,63 @@ from typing import Any
 
 from pyengine.errors import PyengineError
 from pyengine.files import atomic_write_text
+from pyengine.manifest import MANIFEST, read_manifest
+from pyengine.shards import FOLDER as SHARDS
 
 FOLDER = "tasks"
+
+
+def is_complete(run: Path) -> bool:
+    """Whether a directory holds a complete run.
+
+    Raises:
+        PyengineError: if its manifest is damaged.
+    """
+    return (run / MANIFEST).exists() and read_manifest(run)["status"] == "complete"
+
+
+def check_alone(run: Path, n_shards: int) -> None:
+    """Refuse a process alone on an unfinished run that it would begin again from the start.
+
+    Args:
+        run: the run directory, which need not exist.
+        n_shards: of how many shards the process computes one.
+
+    Raises:
+        PyengineError: if the run was begun with tasks, or another number of shards.
+    """
+    if is_complete(run):
+        return
+    for path in (run / FOLDER).glob("*.json"):
+        raise PyengineError(
+            f"{run} was begun with {_number(path)} tasks; use torchrun, --ray, or another directory"
+        )
+    check_shards(run, n_shards)
+
+
+def check_shards(run: Path, number: int) -> None:
+    """Refuse an unfinished run that has checkpoints of another number of shards.
+
+    Raises:
+        PyengineError: naming how it was begun.
+    """
+    for path in (run / SHARDS).glob("*.safetensors"):  # not the locks: one of a dead driver stays
+        if (begun := _number(path)) == number:
+            continue
+        if begun == 1:
+            raise PyengineError(
+                f"{run} was begun by one process; leave torchrun, --ray and --shard out, or use "
+                "another directory"
+            )
+        raise PyengineError(
+            f"{run} was begun with {begun} shards; take it up with as many (--shard i/{begun}; "
+            f"torchrun or --ray with --tasks {begun}), or use another directory"
+        )
+
+
+def _number(path: Path) -> int:
+    """Return the n of a file's name `iiiii-of-nnnnn`."""
+    return int(path.stem.rpartition("-")[2])
 
 
 class TaskFolder:
@@ -25,7 +80,7 @@ class TaskFolder:
     def __init__(self, run: Path, n_tasks: int) -> None:
         self._folder, self.n_tasks = run / FOLDER, n_tasks
         for path in self._folder.glob("*.json"):
-            if (begun := int(path.stem.rpartition("-")[2])) != n_tasks:
+            if (begun := _number(path)) != n_tasks:
                 raise PyengineError(
                     f"{run} was begun with {begun} tasks, not {n_tasks}; give --tasks {begun}, or "
                     "another directory"

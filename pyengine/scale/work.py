@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyengine.analyses.analysis_inputs import tokenized
 from pyengine.analyses.cached_activations import cache_activations
+from pyengine.analyses.cached_activations_settings import DiskNeed
 from pyengine.analyses.fact_prompts import FactPrompts
 from pyengine.corpus import Corpus
 from pyengine.extraction.extract import extract
@@ -15,6 +16,9 @@ from pyengine.facts import Fact
 from pyengine.loading import load
 from pyengine.models import Model
 from pyengine.store import TokenStore
+
+if TYPE_CHECKING:
+    from pyengine.memory_plan import MemoryPlan
 
 # A task is long enough that what it costs to begin and to hand in is small, and short enough that
 # losing one is cheap.
@@ -27,8 +31,8 @@ LEAST_TASKS = 2
 
 # Called with (done, in all).
 Report = Callable[[int, int], None]
-# Called with the work over tokens, and the model that is loaded, before the first task.
-Ready = Callable[["Work", Model], None]
+# Called before the first task: what each worker will hold, and of activations the room they take.
+Ready = Callable[["MemoryPlan", DiskNeed | None], None]
 
 
 @dataclass(frozen=True)
