@@ -85,8 +85,11 @@ def peers() -> str:
     header = ["CPU time, in that of the bare body", *NAMES.values()]
     header += ["GPT-2 small, 1M tokens", "118M tokens", "on disk"]
     worst = max(case.get("difference", 0) for each in cases.values() for case in each.values())
-    told = f"The scores of all ways agree to {worst:.0e}."
-    return paragraphs(table(header, rows), told, source(record))
+    spreads = [case["of_body_spread"] for each in cases.values() for case in each.values()]
+    apart = max(high / low - 1 for low, high in spreads)
+    told = f"The scores of all ways agree to {worst:.0e}. The rounds of a row lie up to "
+    told += f"{apart:.0%} apart: smaller differences say nothing."
+    return paragraphs(table(header, rows), wrap(told), source(record))
 
 
 def _price(case: dict[str, Any] | None) -> list[str]:
