@@ -23,7 +23,7 @@ def on_its_device(launcher: Launcher[P, R]) -> Launcher[P, R]:
     """Launch on the device of the first argument: Triton takes the current one."""
 
     @functools.wraps(launcher)
-    def launch(first: torch.Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+    def launch(first: torch.Tensor, /, *args: P.args, **kwargs: P.kwargs) -> R:
         with torch.cuda.device_of(first):
             return launcher(first, *args, **kwargs)
 
