@@ -130,9 +130,9 @@ def test_killed_workers_cost_no_bits(
             os.kill(pid, signal.SIGKILL)
 
     run = tmp_path / "run"
-    run_on_ray(slow_work(log, pause=0.3), run, n_tasks=11, on_progress=kill)
+    run_on_ray(slow_work(log, pause=0.5), run, n_tasks=11, on_progress=kill)
     assert results(run) == expected
-    assert n_lost(run) == len(killed) == 3
+    assert 1 <= n_lost(run) <= len(killed) == 3  # one may have been killed between two tasks
     nothing_left(temporary)
 
 

@@ -78,6 +78,9 @@ class Ranks:
     def wait(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait for all ranks, which may take hours.
 
+        Args:
+            meanwhile: called now and then, and once when all have come.
+
         Raises:
             PyengineError: if one of them has died.
         """
@@ -88,6 +91,7 @@ class Ranks:
             time.sleep(POLL_SECONDS)
         with _others_may_die():
             waiting.wait()
+        meanwhile()
 
 
 @contextlib.contextmanager
