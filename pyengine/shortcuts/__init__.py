@@ -1,0 +1,1 @@
+"""Linear shortcuts between layers: maps from one point of the residual stream to another."""
