@@ -22,6 +22,7 @@ PACKAGES = [
     "pyengine.plots",
     "pyengine.reducers",
     "pyengine.scale",
+    "pyengine.shortcuts",
 ]
 DEMO_DATA = [
     f"demo/**/{name}" for name in ("*.safetensors", "*.json", "*.jsonl", "*.tokens", "*.md")

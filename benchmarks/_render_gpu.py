@@ -75,7 +75,7 @@ def search() -> str:
         for family in MODELS
         for dtype in SAMPLES.get(family, ("bfloat16",))
     ]
-    whole_run = _cells(records, "corpus", WHOLE, _text_to_run)
+    whole_run = cells(records, "corpus", WHOLE, _text_to_run)
     floor, goal = f"{floor_s('gpt2', 'bfloat16'):.1f} s", f"{TARGETS['bfloat16']:.0f} s"
     rows.insert(0, ["GPT-2 small, all of it", "bfloat16", floor, goal, "", whole_run])
     header = ["118M tokens, every key, k = 50", "precision", "floor, H100", "target"]
@@ -86,8 +86,8 @@ def search() -> str:
 def _search_row(records: list[Record], family: str, dtype: str) -> list[str]:
     goal = f"{TARGETS[dtype]:.0f} s" if family == "gpt2" else ""
     name = f"{family} {dtype}"
-    searched = _cells(records, "search", name, lambda at: f"{at['corpus_s']:.1f} s")
-    run = _cells(records, "corpus", name, _text_to_run)
+    searched = cells(records, "search", name, lambda at: f"{at['corpus_s']:.1f} s")
+    run = cells(records, "corpus", name, _text_to_run)
     return [MODELS[family], dtype, f"{floor_s(family, dtype):.1f} s", goal, searched, run]
 
 
@@ -97,14 +97,14 @@ def others() -> str:
     rows = []
     for name, n_bytes in KERNELS.items():
         floor = f"{n_bytes / SUSTAINED[H100][1] * 1e6:.0f} us"
-        cell = _cells(records, "kernels", name, lambda at: f"{at['device_s'] * 1e6:.0f} us")
+        cell = cells(records, "kernels", name, lambda at: f"{at['device_s'] * 1e6:.0f} us")
         rows.append([f"`{name}`", floor, cell])
     for family, n_prompts in PARAREL.items():
         for dtype in ("float32", "bfloat16"):
             floor = duration(FLOOR_GFLOP[family] * 1e9 * n_prompts / peak(dtype).flops)
             what = f"attribution, {MODELS[family]}, {n_prompts:,} prompts, {dtype}"
             name = f"{family} {dtype}, package"
-            cell = _cells(records, "attribution", name, lambda at: duration(at["pararel_s"]))
+            cell = cells(records, "attribution", name, lambda at: duration(at["pararel_s"]))
             rows.append([what, floor, cell])
     return paragraphs(table(["", "floor, H100", "measured"], rows), source(*records))
 
@@ -115,7 +115,7 @@ def peers() -> str:
     rows = [
         [
             way,
-            *(_cells(records, "peers", f"peers {name}", partial(_of_body, way)) for name in NAMES),
+            *(cells(records, "peers", f"peers {name}", partial(_of_body, way)) for name in NAMES),
         ]
         for way in WAYS
     ]
@@ -132,7 +132,7 @@ def _text_to_run(at: dict[str, Any]) -> str:
     return f"{duration(at['text_to_run_s'])}, search {duration(at['search_s'])} ({tokens})"
 
 
-def _cells(records: list[Record], part: str, key: str, say: Any) -> str:
+def cells(records: list[Record], part: str, key: str, say: Any) -> str:
     """Say what every GPU measured; a figure of one that broke is none."""
     told, several = [], len({_name(record) for record in records}) > 1
     for record in records:

@@ -42,6 +42,7 @@ PARTS = {
     "attribution": "benchmarks._gpu_attribution",
     "corpus": "benchmarks._gpu_corpus",
     "peers": "benchmarks._gpu_peers",
+    "shortcuts": "benchmarks._gpu_shortcuts",
 }
 FULL = Scale()
 QUICK = replace(

@@ -12,7 +12,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import _render_gpu, _render_performance, _render_speed, _render_values
+from benchmarks import (
+    _render_gpu,
+    _render_performance,
+    _render_shortcuts,
+    _render_speed,
+    _render_values,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/performance.md")
@@ -28,11 +34,13 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "values": _render_values.values,
     "predictions": _render_values.predictions,
     "attribution": _render_values.attribution,
+    "shortcuts": _render_shortcuts.shortcuts,
     "attention": _render_performance.attention,
     "launches": _render_performance.launches,
     "gpu": _render_gpu.search,
     "gpu_others": _render_gpu.others,
     "gpu_peers": _render_gpu.peers,
+    "gpu_shortcuts": _render_shortcuts.gpu_shortcuts,
 }
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

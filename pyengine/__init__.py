@@ -37,10 +37,15 @@ if TYPE_CHECKING:
     from pyengine.models import Model as Model
     from pyengine.neurons import Neuron as Neuron
     from pyengine.pararel import read_pararel as read_pararel
+    from pyengine.reducers.gram import Gram as Gram
     from pyengine.reducers.moments import Moments as Moments
+    from pyengine.reducers.rows import RowBuffer as RowBuffer
     from pyengine.reducers.topk import StreamingTopK as StreamingTopK
+    from pyengine.reducers.tsqr import TSQR as TSQR
     from pyengine.run import open_run as open_run
     from pyengine.scale.scale_out import scale_out as scale_out
+    from pyengine.shortcuts.fit import fit_shortcuts as fit_shortcuts
+    from pyengine.shortcuts.result import Shortcuts as Shortcuts
 
 __version__ = "0.1.0"
 
@@ -55,19 +60,24 @@ _HOMES = {
     "Extraction": "pyengine.extraction.result",
     "Fact": "pyengine.facts",
     "FactNeurons": "pyengine.analyses.fact_neuron_result",
+    "Gram": "pyengine.reducers.gram",
     "KnowledgeNeurons": "pyengine.analyses.knowledge_neurons",
     "Model": "pyengine.models",
     "Moments": "pyengine.reducers.moments",
     "Neuron": "pyengine.neurons",
     "Predictions": "pyengine.analyses.prediction_result",
     "PyengineError": "pyengine.errors",
+    "RowBuffer": "pyengine.reducers.rows",
+    "Shortcuts": "pyengine.shortcuts.result",
     "StreamingTopK": "pyengine.reducers.topk",
+    "TSQR": "pyengine.reducers.tsqr",
     "Targets": "pyengine.analyses.targets",
     "TriggerExamples": "pyengine.analyses.triggers",
     "cache_activations": "pyengine.analyses.cached_activations",
     "extract": "pyengine.extraction.extract",
     "fact_neurons": "pyengine.analyses.fact_neurons",
     "ffn_predictions": "pyengine.analyses.predictions",
+    "fit_shortcuts": "pyengine.shortcuts.fit",
     "generate": "pyengine.generation",
     "key_value_agreement": "pyengine.analyses.agreement",
     "load": "pyengine.loading",

@@ -38,6 +38,7 @@ class Maxima(NamedTuple):
 
 
 _NO_MAXIMA = Maxima(None)
+_AS_IT_IS = {"act": "identity"}
 
 # Called once per site and batch, inside the forward pass; `captured.values` is [B, T, n].
 Sink = Callable[[Site, ops.Captured, Reading], None]
@@ -149,10 +150,19 @@ class Capture:
         """Capture a tensor, hand it to the sink if it is tapped, and stop after the last."""
         reading = self._readings[stack]
         competition, signs = _NO_MAXIMA if site is None else self._sites[site]
-        captured = ops.ffn_capture(tensor, reading.rows(competition), signs=signs, **how)
+        if competition is None and how == _AS_IT_IS:
+            captured = _untouched(tensor)
+        else:
+            captured = ops.ffn_capture(tensor, reading.rows(competition), signs=signs, **how)
         if site is not None:
             self._sink(site, captured, reading)
             self._pending.remove(site)
             if not self._pending:
                 raise StopForwardError
         return captured.out
+
+
+def _untouched(values: Tensor) -> ops.Captured:
+    """Hand on values of any dtype among which nothing competes."""
+    least = values.new_full((1, 1, values.shape[-1]), -torch.inf)
+    return ops.Captured(values, values, least, values.new_zeros(1, dtype=torch.int64))

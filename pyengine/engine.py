@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pyengine import ops
+from pyengine.batches import Batch
 from pyengine.capture import Capture, Maxima
 from pyengine.competition import Reading
 from pyengine.extraction.feeds import Feed
@@ -60,8 +61,10 @@ class Pass:
         plan: what to read.
         feeds: where the activations go.
         activation: as `pyengine.capture.Capture` takes it.
+        prepare: changes what the first stack reads of a batch; None: nothing.
 
     Attributes:
+        plan: what to read; between two runs it may give way to one that begins with its blocks.
         progress: where the pass stands; set it to start elsewhere.
     """
 
@@ -72,8 +75,10 @@ class Pass:
         feeds: Sequence[Feed],
         *,
         activation: str = "fused",
+        prepare: Callable[[Batch], Batch] | None = None,
     ) -> None:
-        self._model, self._plan, self._feeds = model, plan, feeds
+        self._model, self.plan, self._feeds = model, plan, feeds
+        self._prepare = prepare
         self._readers = {
             site: [feed for feed in feeds if site in feed.sites] for site in sites_of_feeds(feeds)
         }
@@ -100,11 +105,11 @@ class Pass:
         return self.progress
 
     def _segments(self) -> Generator[Segment]:
-        return segments(self._plan, self.progress.cursor, self._batches, self._model.device)
+        return segments(self.plan, self.progress.cursor, self._batches, self._model.device)
 
     def _batches(self, block: int) -> Iterator[Pair]:
-        plan, model = self._plan, self._model
-        return model_batches(
+        plan, model = self.plan, self._model
+        pairs = model_batches(
             model,
             plan.store,
             (int(plan.boundaries[block]), int(plan.boundaries[block + 1])),
@@ -114,6 +119,9 @@ class Pass:
             and any(site.stack == "decoder" for site in self._readers),
             base=plan.base,
         )
+        if (prepare := self._prepare) is None:
+            return pairs
+        return ((prepare(batch), decoder) for batch, decoder in pairs)
 
     def _run_segment(self, segment: Segment) -> None:
         before, seen = self.progress, self._seen

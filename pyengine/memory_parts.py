@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from pyengine.extraction.partials import PARTIALS
+from pyengine.extraction.partials import MOST_HELD
 from pyengine.extraction.specs import OURS, Spec
 from pyengine.models import Model
 from pyengine.reducers.topk import SIGNS, StreamingTopK
@@ -76,7 +76,7 @@ def summary_plan(model: Model, asked: Mapping[str, Any], n_keys: int) -> Plan:
         (state,) = _extrapolated(of_keys, n_keys)
     else:
         state = tensor_bytes(dict(asked["fresh"].state_dict()))
-    name, kept = spec.name.rpartition(".")[2], 1 if spec.exact else PARTIALS
+    name, kept = spec.name.rpartition(".")[2], 1 if spec.exact else MOST_HELD
     return {
         "device": [Holding(name, state), Holding("undo", state)],
         "host": [Holding("partial sums", kept * state, bound=True)] if kept > 1 else [],

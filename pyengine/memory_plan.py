@@ -13,6 +13,7 @@ import numpy as np
 from pyengine.analyses.cached_activations import cache_activations
 from pyengine.analyses.cached_activations_pass import CachePass
 from pyengine.analyses.cached_activations_settings import CacheSettings, size_text, token_sites
+from pyengine.analyses.fact_neurons import fact_neurons
 from pyengine.analyses.prediction_settings import PredictionSettings
 from pyengine.analyses.prediction_tables import schema
 from pyengine.analyses.predictions import ffn_predictions
@@ -24,6 +25,7 @@ from pyengine.engine import BATCH_TOKENS
 from pyengine.extraction.extract import extract
 from pyengine.extraction.sites import site_width, sites_of_key
 from pyengine.extraction.specs import Spec
+from pyengine.memory_facts import facts_plan
 from pyengine.memory_parts import Holding, Plan, heaps_plan, summary_plan, tensor_bytes
 from pyengine.models import Model
 from pyengine.scale.work import Work
@@ -76,8 +78,9 @@ def memory_plan(work: Work, model: Model) -> MemoryPlan | None:
     """Say what a pass will hold; None for an analysis that is not known here.
 
     Args:
-        work: of `trigger_examples`, `extract`, `ffn_predictions` or `cache_activations`. Over a
-            token store bounds are tighter, and the disk of what grows with the corpus is known.
+        work: of `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations` or
+            `fact_neurons`. Over a token store bounds are tighter, and the disk of what grows with
+            the corpus is known.
         model: loaded.
 
     Raises:
@@ -90,7 +93,7 @@ def memory_plan(work: Work, model: Model) -> MemoryPlan | None:
     weights = Holding("model", tensor_bytes([*model.hf.parameters(), *model.hf.buffers()]))
     return MemoryPlan(
         model.device.type,
-        (weights, *planned["device"], *_batches(model, asked)),
+        (weights, *planned["device"], *(_batches(model, asked) if "corpus" in asked else ())),
         tuple(planned["host"]),
         tuple(planned["disk"]),
     )
@@ -202,6 +205,7 @@ PLANNERS: dict[Callable[..., Any], Planner] = {
     extract: _extraction,
     ffn_predictions: _prediction_pass,
     cache_activations: _cache_pass,
+    fact_neurons: facts_plan,
 }
 
 

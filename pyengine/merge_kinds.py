@@ -34,8 +34,13 @@ class _Files:
             self.text = TokenText.load(run)
         self._sources.append(str(file))
 
+    @property
+    def n_units(self) -> int:
+        """Units that the shards cover."""
+        return int(self.manifest["corpus"]["n_units"])
+
     def merged(self, mixed: bool) -> Shard:
-        merged = self._shards.finish(self.manifest["corpus"]["n_units"])
+        merged = self._shards.finish(self.n_units)
         if mixed:
             merged.record["exact"] = False
         return merged
@@ -72,6 +77,25 @@ class _Extraction(_Files):
         found = Extraction.from_shard(self._specs, self.merged(mixed), self.text, self.manifest)
         self.write(found, out, provenance)
         return Extraction.open(out, verify(out), self._specs)
+
+
+class _Shortcuts(_Files):
+    def __init__(self, manifest: dict[str, Any], _n_threads: int, _: Sequence[Any]) -> None:
+        from pyengine.shortcuts.fit_run import merges_of
+
+        super().__init__(manifest, merges_of(manifest))
+
+    @property
+    def n_units(self) -> int:
+        from pyengine.shortcuts.fit_run import n_units_of
+
+        return n_units_of(self.manifest)
+
+    def finish(self, out: Path, mixed: bool, provenance: dict[str, Any]) -> Any:
+        from pyengine.shortcuts.fit_run import from_shard
+
+        self.write(from_shard(self.merged(mixed), self.text, self.manifest), out, provenance)
+        return open_run(out)
 
 
 class _Parts:
@@ -126,5 +150,6 @@ OF_PARTS: dict[str, tuple[str, Callable[[list[Part], Path, dict[str, Any], bool]
 KINDS: dict[str, Callable[[dict[str, Any], int, Sequence[Any]], Kind]] = {
     "triggers": _Triggers,
     "extract": _Extraction,
+    "shortcuts": _Shortcuts,
     **dict.fromkeys(OF_PARTS, _Parts),
 }

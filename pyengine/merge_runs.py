@@ -29,7 +29,8 @@ def merge_runs(
         reducers: of a run of `extract`, fresh instances of the user's own reducers, in its order.
 
     Returns:
-        A `TriggerExamples`, `Extraction`, `Predictions` or `FactNeurons`.
+        A `TriggerExamples`, `Extraction`, `Predictions`, `FactNeurons`, `CachedActivations` or
+        `Shortcuts`.
 
     Raises:
         PyengineError: if the shards belong to different runs, or do not cover the corpus.

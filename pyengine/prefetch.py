@@ -1,9 +1,11 @@
 """Reading ahead: a background thread makes the next items while the caller works on the last."""
 
+import contextlib
+import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from queue import SimpleQueue
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 
@@ -25,7 +27,41 @@ def read_ahead(items: Generator[Item], depth: int) -> Generator[Item]:
         items: for the thread alone.
         depth: at least 1.
     """
-    made: SimpleQueue[tuple[Item] | _End] = SimpleQueue()
+    with _making(items, depth) as (made, free):
+        while not isinstance(found := made.get(), _End):
+            free.release()
+            yield found[0]
+        if found.error is not None:
+            raise found.error
+
+
+def newest(items: Generator[Item]) -> Generator[Item]:
+    """Yield the newest of `items`, made by a thread that waits for nobody; the last one always.
+
+    An exception of `items` is raised as soon as it is seen. For the rest it is like `read_ahead`.
+
+    Args:
+        items: for the thread alone.
+    """
+    with _making(items, sys.maxsize) as (made, _):
+        end: _End | None = None
+        while end is None:
+            found = [made.get()]
+            while not made.empty():
+                found.append(made.get())
+            end = found.pop() if isinstance(found[-1], _End) else None
+            if end is not None and end.error is not None:
+                raise end.error
+            if found:
+                yield found[-1][0]
+
+
+@contextlib.contextmanager
+def _making(
+    items: Generator[Any], depth: int
+) -> Iterator[tuple[SimpleQueue[Any], threading.Semaphore]]:
+    """Have a thread put items into a queue, each in a tuple, at most as many as are free."""
+    made: SimpleQueue[tuple[Any] | _End] = SimpleQueue()
     free, stopped = threading.Semaphore(depth), threading.Event()
 
     def make() -> None:
@@ -42,11 +78,7 @@ def read_ahead(items: Generator[Item], depth: int) -> Generator[Item]:
     thread = threading.Thread(target=make, name="pyengine read-ahead", daemon=True)
     thread.start()
     try:
-        while not isinstance(found := made.get(), _End):
-            free.release()
-            yield found[0]
-        if found.error is not None:
-            raise found.error
+        yield made, free
     finally:
         stopped.set()
         free.release()

@@ -155,8 +155,9 @@ def profile_search(model: Model, corpus: Corpus, k: int = 50) -> Profile:
 
 def _search(model: Model, corpus: Corpus, k: int) -> TriggerExamples:
     with tempfile.TemporaryDirectory(prefix="pyengine-profile-") as folder:
-        out, cache = Path(folder) / "run", Path(folder) / "cache"
-        return trigger_examples(model, corpus, k, out=out, cache_dir=cache)
+        # Tokenised first: there is one clock, and nothing may go on beside.
+        store = tokenized(model, corpus, cache_dir=Path(folder) / "cache")
+        return trigger_examples(model, store, k, out=Path(folder) / "run")
 
 
 def _warm_up(model: Model, corpus: Corpus, k: int) -> None:

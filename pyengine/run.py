@@ -30,6 +30,8 @@ _RESULTS = {
     "predictions": ("pyengine.analyses.prediction_result", "Predictions"),
     "neurons": ("pyengine.analyses.fact_neuron_result", "FactNeurons"),
     "activations": ("pyengine.analyses.cached_activations_result", "CachedActivations"),
+    "shortcuts": ("pyengine.shortcuts.result", "Shortcuts"),
+    "shortcut_scores": ("pyengine.shortcuts.evaluation", "Evaluation"),
 }
 
 

@@ -22,6 +22,7 @@ from pyengine.units import UnitTable
 
 FOLDER = "shards"
 METADATA_KEY = "pyengine"
+ROWS = "rows"  # what the arrays of kept rows are named before the dot
 TABLE = ("units", "first_ids", "offsets", "tokens")
 
 Arrays = dict[str, np.ndarray]
@@ -49,8 +50,8 @@ class Shard:
 
     @property
     def ids(self) -> np.ndarray:
-        """The corpus offsets of all heaps, int64 [n]."""
-        names = ("max.ids", "min.ids")
+        """The corpus offsets of all heaps and kept rows, int64 [n]."""
+        names = ("max.ids", "min.ids", f"{ROWS}.ids")
         found = [state[name].ravel() for state in self.states for name in names if name in state]
         return np.concatenate([np.zeros(0, np.int64), *found])
 

@@ -39,7 +39,7 @@ ROWS = (
 # Functions, where they are looked up, and the row of their time but for what they call that has a
 # row of its own.
 FUNCTIONS = {
-    "pyengine.analyses.triggers.tokenized": TOKENISE,
+    "pyengine.profiling.tokenized": TOKENISE,
     "pyengine.analyses.triggers.describe": MANIFEST,
     "pyengine.forward.to_device": COPY,
     "pyengine.competition.to_device": COPY,

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +51,8 @@ class TokenStore:
         report: what became of the corpus.
         adds_special: whether the model's special tokens go around a unit; False for token ids
             that were given, which are fed as they are.
-        content_hash: SHA-256 over the tokens (as little-endian uint32) and the offsets.
+        content_hash: SHA-256 over the tokens (as little-endian uint32) and the offsets; of a store
+            that is still being written empty.
         source: where it comes from, in words.
     """
 
@@ -102,6 +105,11 @@ class TokenStore:
         }
         text = json.dumps(meta, indent=2, sort_keys=True) + "\n"
         (folder / META).write_text(text, encoding="utf-8")
+
+    @property
+    def complete(self) -> bool:
+        """Whether it holds the whole corpus; not yet, while it is written."""
+        return bool(self.content_hash)
 
     @property
     def n_units(self) -> int:
@@ -186,8 +194,29 @@ def tokenize(
     """
     from pyengine.tokenizing import build
 
-    store = build(corpus, tokenizer, max_tokens, cache_dir, progress)
+    [store] = deque(build(corpus, tokenizer, max_tokens, cache_dir, progress), maxlen=1)
     return replace(store, source=corpus.describe())
+
+
+def tokenize_ahead(
+    corpus: Corpus,
+    tokenizer: Any = None,
+    *,
+    max_tokens: int,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Generator[TokenStore]:
+    """Yield what is tokenised so far, while a thread goes on; in the end what `tokenize` returns.
+
+    What is in memory or in the cache comes at once. Close the generator to stop the thread.
+
+    Arguments and errors are those of `tokenize`; `progress` is called from the thread.
+    """
+    from pyengine.tokenizing import build
+
+    with closing(build(corpus, tokenizer, max_tokens, cache_dir, progress, True)) as stores:
+        for store in stores:
+            yield replace(store, source=corpus.describe())
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:

@@ -1,14 +1,8 @@
-"""From a corpus to a token store: stream, tokenise in parallel, write, rename into place."""
+"""From a corpus to a token store: stream, tokenise in parallel, write, publish."""
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +12,9 @@ from tokenizers import Tokenizer
 
 from pyengine.corpus import Corpus, Part
 from pyengine.errors import PyengineError
+from pyengine.prefetch import newest
 from pyengine.store import FORMAT, OFFSETS, TOKENS, TokenStore, tokenizer_hash
+from pyengine.token_cache import alone, cache_folder, publish, reusable, temporary, writing
 from pyengine.token_sources import Chunk, TokenSource
 from pyengine.unit_policy import UnitPolicy, Windows
 
@@ -35,23 +31,36 @@ def build(
     max_tokens: int,
     cache_dir: str | Path | None,
     progress: Progress | None,
-) -> TokenStore:
-    """Do what `pyengine.store.tokenize` says."""
+    in_thread: bool = False,
+) -> Generator[TokenStore]:
+    """Do what `pyengine.store.tokenize` says, or `tokenize_ahead`; the whole store comes last."""
     _check(corpus, tokenizer, max_tokens)
     if isinstance(corpus.source, TokenSource):
-        return _in_memory(corpus, corpus.source.chunks(), max_tokens)
+        yield _in_memory(corpus, corpus.source.chunks(), max_tokens)
+        return
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        return _in_memory(corpus, _encoded(corpus, tokenizer, progress), max_tokens)
-    folder = _cache_folder(cache_dir) / _key(corpus, tokenizer, max_tokens)
-    if (store := _reusable(folder)) is not None:
-        return store
-    with _writing(folder.parent), _alone(folder):
-        if (store := _reusable(folder)) is not None:  # another process has just written it
-            return store
-        with _temporary(folder) as temporary:
-            _write(temporary, corpus, tokenizer, max_tokens, progress)
-            _publish(temporary, folder)
-        return TokenStore.open(folder)
+        yield _in_memory(corpus, _encoded(corpus, tokenizer, progress), max_tokens)
+        return
+    folder = cache_folder(cache_dir) / _key(corpus, tokenizer, max_tokens)
+    if (store := reusable(folder)) is not None:
+        yield store
+        return
+    with writing(folder.parent), alone(folder):
+        if (store := reusable(folder)) is not None:  # another process has just written it
+            yield store
+            return
+        with temporary(folder) as own:
+            stores = _written(own, folder, corpus, tokenizer, max_tokens, progress)
+            yield from newest(stores) if in_thread else stores
+
+
+def is_cached(
+    corpus: Corpus, tokenizer: Any, max_tokens: int, cache_dir: str | Path | None
+) -> bool:
+    """Whether the store of a text is there already."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        return False
+    return (cache_folder(cache_dir) / _key(corpus, tokenizer, max_tokens)).exists()
 
 
 def _check(corpus: Corpus, tokenizer: Any, max_tokens: int) -> None:
@@ -74,9 +83,17 @@ def _in_memory(corpus: Corpus, chunks: Iterator[Chunk], max_tokens: int) -> Toke
     return TokenStore.in_memory(tokens, offsets, policy.report(), corpus.is_text)
 
 
+def _written(own: Path, folder: Path, *how: Any) -> Generator[TokenStore]:
+    """Write a store and put it in its place; yield it as it grows, and from there."""
+    yield from _write(own, *how)
+    publish(own, folder)
+    yield TokenStore.open(folder)
+
+
 def _write(
     folder: Path, corpus: Corpus, tokenizer: Any, max_tokens: int, progress: Progress | None
-) -> None:
+) -> Generator[TokenStore]:
+    """Write a store, yielding what is in its files so far."""
     policy = UnitPolicy(corpus, max_tokens)
     dtype = np.uint16 if max(tokenizer.get_vocab().values()) < 1 << 16 else np.uint32
     end = 0
@@ -86,12 +103,17 @@ def _write(
             tokens.write(chunk.tokens.astype(dtype).data)
             offsets.write((end + np.cumsum(chunk.lengths)).data)
             end += len(chunk.tokens)
-    report = policy.report()
-    arrays = (
-        np.memmap(folder / TOKENS, dtype, mode="r"),
-        np.memmap(folder / OFFSETS, np.int64, mode="r"),
-    )
-    TokenStore.in_memory(*arrays, report, adds_special=True).write_meta(folder)
+            tokens.flush()
+            offsets.flush()
+            yield TokenStore(*_mapped(folder, dtype), policy.report(), True, content_hash="")
+    arrays = _mapped(folder, dtype)
+    TokenStore.in_memory(*arrays, policy.report(), adds_special=True).write_meta(folder)
+
+
+def _mapped(folder: Path, dtype: type[np.unsignedinteger[Any]]) -> tuple[np.ndarray, np.ndarray]:
+    files = ((TOKENS, dtype), (OFFSETS, np.int64))
+    tokens, offsets = (np.memmap(folder / name, kind, mode="r") for name, kind in files)
+    return tokens.view(np.ndarray), offsets.view(np.ndarray)
 
 
 def _encoded(corpus: Corpus, tokenizer: Any, progress: Progress | None) -> Iterator[Chunk]:
@@ -155,75 +177,3 @@ def _key(corpus: Corpus, tokenizer: Any, max_tokens: int) -> str:
     settings = [FORMAT, corpus.fingerprint(), tokenizer_hash(tokenizer), split_special, unk]
     settings += [len(tokenizer), max_tokens]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-
-
-def _cache_folder(cache_dir: str | Path | None) -> Path:
-    if cache_dir is None:
-        cache_dir = os.environ.get("PYENGINE_CACHE") or Path.home() / ".cache" / "pyengine"
-    return Path(cache_dir).expanduser() / "tokens"
-
-
-def _reusable(folder: Path) -> TokenStore | None:
-    if not folder.exists():
-        return None
-    try:
-        return TokenStore.open(folder)
-    except PyengineError:
-        return None  # damaged: built again, and replaced
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PyengineError(
-            f"cannot write the token cache {folder}: {error.strerror or error}; "
-            "set PYENGINE_CACHE or cache_dir to a folder with room"
-        ) from error
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait for other processes that write the same store."""
-    locks = folder.parent.parent / "locks"
-    for path in (folder.parent, locks):
-        path.mkdir(parents=True, exist_ok=True)
-    with (locks / f"{folder.name}.lock").open("w") as stream:
-        with contextlib.suppress(OSError):  # without locks here it may be tokenised twice
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    # Nobody else writes this store now: what is there was left by a process that was killed.
-    for left in folder.parent.glob(f".{folder.name[:16]}.*"):
-        shutil.rmtree(left, ignore_errors=True)
-    temporary = _sibling(folder)
-    temporary.mkdir()
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """Sync the files and rename their folder into place, over a damaged one if there is one."""
-    for path in temporary.iterdir():
-        with path.open("rb+") as stream:
-            os.fsync(stream.fileno())
-    if folder.exists() and _reusable(folder) is None:
-        damaged = _sibling(folder)
-        folder.rename(damaged)
-        shutil.rmtree(damaged, ignore_errors=True)
-    try:
-        temporary.rename(folder)
-    except OSError as error:
-        # Another process has published the same store first; it is as good as ours.
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-
-
-def _sibling(folder: Path) -> Path:
-    return folder.parent / f".{folder.name[:16]}.{uuid.uuid4().hex}"

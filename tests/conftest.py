@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 # The suite must not touch the user's cache, nor ask a hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+# Of the processes that tests start, too; they run beside others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from command_line import WORDS, Outcome, Run
@@ -45,6 +48,10 @@ def _nothing_mounted() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A file goes to one process as a whole (`--dist=loadfile`); those with the most slow tests
+    # first, so that in the end no process waits for another.
+    n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -n_slow[item.path])
     if torch.cuda.is_available():
         return
     for item in items:

@@ -65,7 +65,7 @@ def straddling() -> None:
 
 def overflow() -> None:
     """Check that a batch whose candidates do not fit is reported, and is exact once repeated."""
-    shapes = [(70, 2), (130, 3)]
+    shapes = [(40, 2), (60, 3)]
     for per_unit in (True, False):
         cases = [
             Case(seed, n_keys=1, k=3, per_unit=per_unit, ties=seed == 1, shapes=shapes)
@@ -82,8 +82,8 @@ def wide() -> None:
     triton_ops.WIDE_CHUNK = 1000  # several parts
     for per_unit in (True, False):
         check_topk(Case(7, n_keys=3, k=130, per_unit=per_unit, ties=True, shapes=[(40, 4)] * 2))
-        case = Case(8, k=200, n_keys=1, per_unit=per_unit, shapes=[(190, 2)] * 2)
-        assert check_topk(case, capacity=SMALL, seen=10**6)
+    case = Case(8, k=200, n_keys=1, shapes=[(190, 2)] * 2)
+    assert check_topk(case, capacity=SMALL, seen=10**6)
 
 
 def vocab() -> None:

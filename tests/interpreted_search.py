@@ -31,7 +31,7 @@ def search(backend: str, family: str, settings: dict[str, Any]) -> pyengine.Trig
     """Search with one backend."""
     os.environ["PYENGINE_BACKEND"] = backend
     rng = np.random.default_rng(0)
-    units = [rng.integers(1, VOCAB, rng.integers(1, 9)).tolist() for _ in range(12)]
+    units = [rng.integers(1, VOCAB, rng.integers(1, 9)).tolist() for _ in range(8)]
     model = pyengine.load((tiny_model(family), None))
     corpus = pyengine.Corpus.from_token_ids(units)
     return pyengine.trigger_examples(model, corpus, k=3, batch_tokens=40, **settings)

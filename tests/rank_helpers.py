@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 # The rendezvous of --standalone picks a free port, so that tests may run side by side.
@@ -26,7 +27,7 @@ def torchrun(n_ranks: int, *arguments: object, **settings: str) -> subprocess.Po
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Wait for it; return its exit code, stdout and stderr."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=PATIENCE)
     return process.returncode, out, err
 
 

@@ -1,18 +1,20 @@
 """What the tests on Ray share; the workers import it too."""
 
+import itertools
 import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fact_helpers
+import ray
 import torch
 from cached_helpers import POST
 from extract_cases import SMALL, UnitSums, random_units
+from patience import PATIENCE, be_killed, wait_for
 from tiny_models import tiny_model
 
 import pyengine
@@ -26,6 +28,7 @@ from pyengine.scale.work import Work
 
 UNITS = random_units(60)
 N_TASKS = 5
+JOINED = "joined"  # a resource that only a node that joins later has; a file when it works
 
 
 def gpt2() -> Any:
@@ -68,34 +71,75 @@ def search(
     shard: tuple[int, int],
     on_progress: Callable[[int, int], None] | None,
     log: Path,
-    pause: float = 0.0,
+    hold: str = "",
     bad_task: int = -1,
     end: str = "",
     **settings: Any,
 ) -> Any:
-    """Search for trigger examples, slowly; task `bad_task` ends as `end` says.
+    """Search for trigger examples; on the way each task waits as `HOLDS[hold]` says.
 
-    Each task that begins becomes a line of the log: its number and the process.
+    Each task that begins becomes a line of the log: its number and the process. The task `bad_task`
+    ends as `end` says, once all others are done in the run directory beside the log.
     """
-    if shard[1] != NO_TASK[1]:
+    task, calls = shard[0], itertools.count()
+    if shard[1] == NO_TASK[1]:
+        hold = ""
+    else:
         with log.open("a") as stream:
-            stream.write(f"{shard[0]} {os.getpid()}\n")
+            stream.write(f"{task} {os.getpid()}\n")
 
-    def slowly(done: int, total: int) -> None:
-        time.sleep(pause)
-        if shard[0] == bad_task and end == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if shard[0] == bad_task and end:
-            raise {"refuse": PyengineError, "fail": RuntimeError}[end](f"task {shard[0]} is bad")
+    def on_the_way(done: int, total: int) -> None:
+        if next(calls) == task % 3:
+            HOLDS[hold](log, task)
+        if task == bad_task and end:
+            wait_for(lambda: len(tasks_done(log.parent / "run")) == N_TASKS - 1)
+            _end(task, end)
         if on_progress is not None:
             on_progress(done, total)
 
-    return pyengine.trigger_examples(
-        model, corpus, shard=shard, on_progress=slowly, **SMALL | {"k": 5} | settings
+    found = pyengine.trigger_examples(
+        model, corpus, shard=shard, on_progress=on_the_way, **SMALL | {"k": 5} | settings
     )
+    if next(calls) <= task % 3:
+        HOLDS[hold](log, task)
+    return found
 
 
-def slow_work(log: Path, **settings: Any) -> Work:
+def _end(task: int, how: str) -> None:
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise {"refuse": PyengineError, "fail": RuntimeError}[how](f"task {task} is bad")
+
+
+def _first_three(log: Path, task: int) -> None:
+    """The first three processes wait to be killed."""
+    if processes(log).index(os.getpid()) < 3:
+        be_killed()
+
+
+def _joined(log: Path, task: int) -> None:
+    """On the node that has joined, wait to be killed; on the others, for that."""
+    joined = [node["NodeID"] for node in ray.nodes() if JOINED in node["Resources"]]
+    if ray.get_runtime_context().get_node_id() in joined:
+        (log.parent / JOINED).touch()
+        be_killed()
+    wait_for((log.parent / JOINED).exists)
+
+
+def _last_task(log: Path, task: int) -> None:
+    if task == N_TASKS - 1:
+        be_killed()
+
+
+HOLDS: dict[str, Callable[[Path, int], None]] = {
+    "": lambda log, task: None,
+    "first three": _first_three,
+    "joined": _joined,
+    "last task": _last_task,
+}
+
+
+def logged_work(log: Path, **settings: Any) -> Work:
     return Work(search, gpt2(), corpus(), settings={"log": log, **settings})
 
 
@@ -103,6 +147,15 @@ def begun(log: Path) -> list[tuple[int, int]]:
     """Return (task, process) of the tasks that have begun, in order."""
     lines = log.read_text().splitlines() if log.exists() else []
     return [(int(task), int(pid)) for task, pid in map(str.split, lines)]
+
+
+def processes(log: Path) -> list[int]:
+    """Return the processes that have begun tasks, in order."""
+    return list(dict.fromkeys(pid for _, pid in begun(log)))
+
+
+def tasks_done(run: Path) -> set[int]:
+    return {int(path.name[:5]) for path in (run / "tasks").glob("*.json")}
 
 
 def results(run: Path) -> dict[str, bytes]:
@@ -115,13 +168,6 @@ def results(run: Path) -> dict[str, bytes]:
 
 def n_lost(run: Path) -> Any:
     return json.loads((run / "provenance.json").read_text())["lost_workers"]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it has not happened"
-        time.sleep(0.02)
 
 
 def demo_work() -> Work:
@@ -138,9 +184,10 @@ def demo() -> None:
 
 
 def main() -> None:
-    """Run slow work on a cluster of this machine; the arguments are OUT, LOG and PAUSE."""
-    from pyengine.scale.on_ray import run_on_ray
+    """Run logged work on a cluster of this machine; the arguments are OUT, LOG and HOLD."""
+    from pyengine.scale import on_ray
 
     torch.set_num_threads(1)
-    out, log, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
-    run_on_ray(slow_work(log, pause=pause), out, address="local", n_tasks=N_TASKS)
+    on_ray.SWEEP_SECONDS = PATIENCE
+    out, log, hold = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    on_ray.run_on_ray(logged_work(log, hold=hold), out, address="local", n_tasks=N_TASKS)

@@ -1,5 +1,6 @@
 """Every score in float64 against a loop that re-runs the whole model once per node."""
 
+import itertools
 from typing import Any
 
 import attribution_cases as cases
@@ -39,29 +40,38 @@ def difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+def combinations(family: str, value: str) -> list[tuple[str, str, str]]:
+    """Return rules, baselines and objectives: all, or of large loops every pair of two."""
+    every = itertools.product(enumerate(RULES), enumerate(BASELINES), enumerate(OBJECTIVES))
+    shift = 0 if family in ("gpt2", "bert") else 1 + (value == "pre")
+    return [
+        (rule, baseline, objective)
+        for (i, rule), (j, baseline), (k, objective) in every
+        if not shift or (i + j + k + shift) % 3 == 0
+    ]
+
+
 @values
 @families
 def test_every_rule_baseline_and_objective(family: str, value: str) -> None:
     model = cases.tiny(family)
     loop = naive(model, value)
     wrong = {}
-    for rule in RULES:
-        for baseline in BASELINES:
-            for objective in OBJECTIVES:
-                how: dict[str, Any] = {"baseline": baseline, "objective": objective}
-                found = attribute(model, rule, steps=3, value=value, **how)
-                for index, items in enumerate(cases.items(model)):
-                    expected = loop.attribute(items, rule, 3, **how)
-                    scale = float(expected.scores.abs().max())
-                    residual = expected.scores.sum(1) - expected.change
-                    errors = (
-                        difference(found.scores[index], expected.scores),
-                        float((found.change[index] - expected.change).abs().max()) / scale,
-                        float((found.completeness[index] - residual).abs().max()) / scale,
-                        abs(float(found.probability[index]) / expected.probability - 1),
-                    )
-                    if not all(error <= TOLERANCE for error in errors):
-                        wrong[rule, baseline, objective, index] = errors
+    for rule, baseline, objective in combinations(family, value):
+        how: dict[str, Any] = {"baseline": baseline, "objective": objective}
+        found = attribute(model, rule, steps=3, value=value, **how)
+        for index, items in enumerate(cases.items(model)):
+            expected = loop.attribute(items, rule, 3, **how)
+            scale = float(expected.scores.abs().max())
+            residual = expected.scores.sum(1) - expected.change
+            errors = (
+                difference(found.scores[index], expected.scores),
+                float((found.change[index] - expected.change).abs().max()) / scale,
+                float((found.completeness[index] - residual).abs().max()) / scale,
+                abs(float(found.probability[index]) / expected.probability - 1),
+            )
+            if not all(error <= TOLERANCE for error in errors):
+                wrong[rule, baseline, objective, index] = errors
     assert not wrong
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,19 @@ def test_heap_merge(capsys: pytest.CaptureFixture[str], results: Path) -> None:
 
 
 @pytest.mark.slow
-def test_attention(capsys: pytest.CaptureFixture[str], results: Path) -> None:
+def test_attention(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], results: Path
+) -> None:
+    small = {
+        "gpt2": {"n_layer": 1, "n_embd": 48, "n_head": 4},
+        "bert": {"num_hidden_layers": 1, "hidden_size": 48, "num_attention_heads": 4},
+        "t5": {"num_layers": 1, "d_model": 48, "d_kv": 8, "d_ff": 64},
+    }
+    sizes = {
+        family: (kind, {**own, **small[family], "vocab_size": 1000})
+        for family, (kind, own) in attention.SIZES.items()
+    }
+    monkeypatch.setattr(attention, "SIZES", sizes)
     attention.main(["--tokens", "16", "--rounds", "1"])
     assert "gpt2" in capsys.readouterr().out.lower()
 
@@ -95,7 +108,7 @@ def test_triggers(capsys: pytest.CaptureFixture[str], results: Path) -> None:
 def test_values(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], results: Path
 ) -> None:
-    monkeypatch.setattr(values, "QUICK", values.TOY)
+    monkeypatch.setattr(values, "QUICK", replace(values.TOY, targets=(3,)))
     values.main(["--quick", "--threads", str(torch.get_num_threads()), "--save", "toy"])
     assert "without its waste" in capsys.readouterr().out
     figures = json.loads((results / "toy.json").read_text())["figures"]

@@ -1,8 +1,6 @@
 """Cached activations in shards, interrupted, damaged: the same bytes, or one clear line."""
 
-import multiprocessing
 import shutil
-import signal
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cached_helpers import UNITS, cached, hashes
+from patience import kill_often
 
 from pyengine import PyengineError, open_run
 from pyengine.analyses import cached_activations_pass
@@ -80,22 +79,11 @@ def test_an_interrupted_run_resumes_with_the_same_bytes(
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
     cached(tmp_path / "whole")
-    kills, resumable = 0, 0
-    for number in range(30):
-        child = multiprocessing.get_context("fork").Process(
-            target=cached,
-            args=(tmp_path / "run",),
-            kwargs={"on_progress": lambda *_: time.sleep(0.02)},
-        )
-        child.start()
-        child.join(0.05 + 0.03 * (number % 7))
-        child.kill()
-        child.join()
-        kills += child.exitcode == -signal.SIGKILL
-        resumable += (tmp_path / "run" / "parts").exists()
-    assert kills > 3 and resumable > 1
-    cached(tmp_path / "run")
-    assert hashes(tmp_path / "run") == hashes(tmp_path / "whole")
+    run = tmp_path / "run"
+    slow: dict[str, Any] = {"on_progress": lambda *_: time.sleep(0.02)}
+    kill_often(lambda: cached(run, **slow), run, "parts/*.json", kills=8)
+    cached(run)
+    assert hashes(run) == hashes(tmp_path / "whole")
 
 
 def test_the_order_of_the_batches_changes_no_byte(

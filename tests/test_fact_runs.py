@@ -1,18 +1,16 @@
 """Fact runs: the same bytes after any interruption; nothing is lost."""
 
 import json
-import multiprocessing
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fact_helpers import cheap as cheap
 from fact_helpers import facts as some_facts
 from fact_helpers import fake_attribute, find, result_hashes
+from patience import kill_often
 
 from pyengine import FactNeurons, PyengineError, open_run
 from pyengine.analyses import fact_pass
@@ -191,20 +189,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(
     how: dict[str, Any] = {"facts": some_facts(40), "block_facts": 1}
     find(tmp_path / "whole", **how)
     monkeypatch.setattr(fact_pass, "attribute", slowly)
-    rng, kills = np.random.default_rng(0), 0
-    parts = tmp_path / "run" / "parts"
-    for _ in range(15):
-        child = multiprocessing.get_context("fork").Process(
-            target=find, args=(tmp_path / "run",), kwargs=how
-        )
-        before = len(list(parts.glob("*.json")))
-        child.start()
-        while child.is_alive() and len(list(parts.glob("*.json"))) == before:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.05))
-        child.kill()
-        child.join()
-        kills += child.exitcode == -signal.SIGKILL
-    assert kills >= 5
-    find(tmp_path / "run", **how)
-    assert result_hashes(tmp_path / "run") == result_hashes(tmp_path / "whole")
+    run = tmp_path / "run"
+    kill_often(lambda: find(run, **how), run, "parts/*.json", kills=8)
+    find(run, **how)
+    assert result_hashes(run) == result_hashes(tmp_path / "whole")

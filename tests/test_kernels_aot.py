@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 TESTS = Path(__file__).parent
 
@@ -18,7 +19,7 @@ def test_kernels_fit_their_budgets():
         [str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     )
     command = [sys.executable, str(TESTS / "aot.py")]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr[-2000:]}"
     lines = [line for line in run.stdout.splitlines() if line.startswith("ok ")]
     assert len(lines) >= 63, run.stdout  # an empty report is a failure, too

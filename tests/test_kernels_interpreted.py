@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 TESTS = Path(__file__).parent
 
@@ -20,7 +21,7 @@ def test_interpreted_kernels_are_exact(script: str, n: int) -> None:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
     )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr[-3000:]}"
     assert run.stdout.count("ok ") == n, run.stdout

@@ -90,23 +90,36 @@ def make_sdist(source: Path, out: Path) -> Path:
     return out / run_python(code, source).splitlines()[-1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("through_sdist", [False, True])
-def test_wheel_holds_the_package_and_no_top_level_kernels(
-    tmp_path: Path, through_sdist: bool
-) -> None:
-    source = tracked_copy(tmp_path / "source")
+def package_files(source: Path) -> set[str]:
+    """List the files that every wheel must hold."""
     package = source / "pyengine"
     # kernels/ goes through the link, which rglob does not follow.
     files = [*package.rglob("*.py"), *package.rglob("*.pyi"), *(package / "kernels").glob("*.py")]
     files += [path for path in (package / "demo").rglob("*") if path.is_file()]
-    expected = {path.relative_to(source).as_posix() for path in files}
-    if through_sdist:
-        source = make_sdist(source, tmp_path)
+    names = {path.relative_to(source).as_posix() for path in files}
+    assert {"pyengine/kernels/_launch.py", "pyengine/_native.pyi"} <= names
+    return names | {"pyengine/py.typed"}
 
-    names = build_wheel(source, tmp_path / "wheels", tmp_path / "poison")
+
+def test_a_checkout_gives_the_package_and_no_top_level_kernels(tmp_path: Path) -> None:
+    """Without the compiled module: the wheel of the sdist, below, has one."""
+    source = tracked_copy(tmp_path / "source")
+    expected = package_files(source)
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", "built"]
+    subprocess.run(command, cwd=source, check=True)
+    built = source / "built"
+    names = {path.relative_to(built).as_posix() for path in built.rglob("*") if path.is_file()}
     assert expected <= names, sorted(expected - names)
-    assert {"pyengine/kernels/_launch.py", "pyengine/_native.pyi", "pyengine/py.typed"} <= names
+    assert {name.split("/")[0] for name in names} == {"pyengine"}
+
+
+@pytest.mark.slow
+def test_the_wheel_of_an_sdist_holds_the_package_and_no_top_level_kernels(tmp_path: Path) -> None:
+    source = tracked_copy(tmp_path / "source")
+    expected = package_files(source)
+    sdist = make_sdist(source, tmp_path)
+    names = build_wheel(sdist, tmp_path / "wheels", tmp_path / "poison")
+    assert expected <= names, sorted(expected - names)
     assert any(name.startswith("pyengine/_native.") and name.endswith(".so") for name in names)
     top_level = {name.split("/")[0] for name in names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"pyengine"}

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import fact_helpers
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tiny_models import FAMILIES, VOCAB, tiny_model, word_tokenizer
 
 import pyengine
 from pyengine.analyses.cached_activations_pass import CachePass
+from pyengine.analyses.fact_prompts import FactPrompts
 from pyengine.analyses.prediction_pass import PredictionPass
 from pyengine.analyses.prediction_settings import PredictionSettings
 from pyengine.analyses.trigger_search import Settings, trigger_search
@@ -213,12 +215,43 @@ def test_cached_activations(tmp_path: Path) -> None:
     assert 512 * per_token <= max(blocks) <= sizes(found.host)["a block"]
 
 
+@pytest.mark.parametrize("method", ["adaptive", "left", "max_activation"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "bert", "t5_gated"])
+def test_facts_stay_below_their_bound(family: str, method: str) -> None:
+    model, facts = fact_helpers.load(family), fact_helpers.facts(9)
+    values = ("post", "pre") if family == "gpt2" else ("post",)
+    for value in values:
+        settings: dict[str, Any] = {"method": method, "steps": 5, "value": value, "block_facts": 4}
+        work = Work(pyengine.fact_neurons, model, facts, settings=settings)
+        found = memory_plan(work, model)
+        assert found is not None
+        with Live() as live:
+            pyengine.fact_neurons(model, facts, **settings)
+        (scores,) = found.host
+        assert live.peak <= found.device_bytes
+        largest = max(sum(len(f.prompts) for f in facts[i : i + 4]) for i in range(0, 9, 4))
+        assert scores.n_bytes == 2 * largest * model.n_layers * model.d_ff * 4
+
+
+def test_facts_that_are_checked_and_settings_that_are_refused() -> None:
+    model, facts = fact_helpers.load(), fact_helpers.facts(9)
+    checked = FactPrompts.of(model, facts)
+    plans = [
+        memory_plan(Work(pyengine.fact_neurons, model, one), model) for one in (facts, checked)
+    ]
+    assert plans[0] is not None and plans[1] is not None
+    assert plans[0] == plans[1]
+    assert plans[0].line().startswith("memory: model ") and " + a batch ≤ " in plans[0].line()
+    with pytest.raises(pyengine.PyengineError, match="share must be from 0"):
+        memory_plan(Work(pyengine.fact_neurons, model, facts, settings={"share": 2.0}), model)
+
+
 def test_line_and_unknown_analyses() -> None:
     model = tiny()
     line = plan_of(pyengine.trigger_examples, model, 5).line()
     assert line.startswith("memory: model 50 kB + heaps 4.44 kB + candidates ")
     assert " + a batch ≤ " in line and "; disk: checkpoint 6.66 kB + " in line
-    assert memory_plan(Work(pyengine.fact_neurons, model, []), model) is None
+    assert memory_plan(Work(pyengine.mean_activations, model, store()), model) is None
     on_gpu = replace(plan_of(pyengine.trigger_examples, model, 5), device_type="cuda")
     assert on_gpu.line().startswith("device: model 50 kB + ") and "; host: result " in on_gpu.line()
 

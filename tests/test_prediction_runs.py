@@ -1,8 +1,6 @@
 """Prediction runs: the same bytes for any shards, order or interruption; nothing is lost."""
 
 import json
-import multiprocessing
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patience import kill_often
 from prediction_helpers import MODES, result_hashes, search
 from prediction_helpers import run_units as units
 from tiny_models import VOCAB, tiny_model
@@ -171,21 +170,8 @@ def test_manifest_tells_what_was_run(tmp_path: Path) -> None:
 def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
     how: dict[str, Any] = MODES["layer"] | {"block_tokens": 20}
     search(tmp_path / "whole", **how)
-    rng, kills = np.random.default_rng(0), 0
-    parts = tmp_path / "run" / "parts"
-    slow = {"on_progress": lambda *_: time.sleep(0.02)} | how
-    for _ in range(15):
-        child = multiprocessing.get_context("fork").Process(
-            target=search, args=(tmp_path / "run",), kwargs=slow
-        )
-        before = len(list(parts.glob("*.json")))
-        child.start()
-        while child.is_alive() and len(list(parts.glob("*.json"))) == before:
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, 0.05))
-        child.kill()
-        child.join()
-        kills += child.exitcode == -signal.SIGKILL
-    assert kills >= 5
-    search(tmp_path / "run", **how)
-    assert result_hashes(tmp_path / "run") == result_hashes(tmp_path / "whole")
+    run = tmp_path / "run"
+    slow: dict[str, Any] = {"on_progress": lambda *_: time.sleep(0.02)}
+    kill_often(lambda: search(run, **how, **slow), run, "parts/*.json", kills=8)
+    search(run, **how)
+    assert result_hashes(run) == result_hashes(tmp_path / "whole")

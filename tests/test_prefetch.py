@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE
 from tiny_models import VOCAB, tiny_model
 
 import pyengine
@@ -84,7 +85,7 @@ def test_it_reads_ahead_so_far_and_no_further(depth: int, taken: int) -> None:
     with closing(read_ahead(counted.items(), depth)) as items:
         assert list(itertools.islice(items, taken)) == list(range(taken))
         for _ in range(taken + depth):
-            assert counted.one_more.acquire(timeout=60), "it does not read ahead"
+            assert counted.one_more.acquire(timeout=PATIENCE), "it does not read ahead"
     assert counted.made == taken + depth
     assert counted.closed_by not in (None, threading.get_ident())
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from patience import PATIENCE
 
 from pyengine import Moments, StreamingTopK
 
@@ -56,7 +57,8 @@ assert moments.compute().histogram[0].tolist() == [0, 2, 2, 2, 0]
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 def test_only_torch_is_needed() -> None:

@@ -105,23 +105,34 @@ def interrupt(run: Path, shard: tuple[int, int]) -> None:
     assert [path.suffix for path in (run / "shards").iterdir()].count(".safetensors") == 1
 
 
-@pytest.mark.parametrize(
-    ("shard", "words"),
-    [
-        ((0, 1), "was begun with 4 tasks; use torchrun, --ray, or another directory"),
-        ((1, 4), "was begun with 4 tasks; use torchrun, --ray, or another directory"),
-    ],
-)
+@pytest.mark.parametrize("shard", [(0, 1), (1, 4)])
+@pytest.mark.parametrize("n_done", [0, 1])
 def test_what_ranks_began_is_not_begun_again_alone(
-    tmp_path: Path, shard: tuple[int, int], words: str
+    tmp_path: Path, shard: tuple[int, int], n_done: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, work = tmp_path / "run", small_work()
-    work.run(pyengine.load(work.model), run, 0, 4)
-    TaskFolder(run, 4).finish(0)
+    run, told = tmp_path / "run", list[int]()
+
+    def stop(done: int, total: int) -> None:
+        told.append(done)
+        if len(TaskFolder(run, 4).done()) == n_done and len(told) > 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as ranks:
+        one_rank(ranks)
+        with pytest.raises(KeyboardInterrupt):
+            run_on_ranks(small_work(), run, n_tasks=4, on_progress=stop)
     before = kept(run)
+    words = "was begun with 4 tasks; use torchrun, or --ray, with --tasks 4, or another directory"
     with pytest.raises(PyengineError, match=words):
-        Schedule(shard).carry_out(work, run)
+        Schedule(shard).carry_out(small_work(), run)
     assert kept(run) == before
+
+
+def test_ranks_that_did_nothing_leave_the_run_to_anybody(tmp_path: Path) -> None:
+    TaskFolder(tmp_path / "run", 4).begin()
+    for _ in range(2):
+        Schedule((1, 4)).carry_out(small_work(), tmp_path / "run")
+    assert not (tmp_path / "run" / "tasks").exists()
 
 
 @pytest.mark.parametrize(
@@ -254,8 +265,10 @@ def test_every_rank_has_a_gpu_of_its_own(
     assert own_device(asked, local_ranks(monkeypatch, dist.HashStore(), local, 4)) == expected
 
 
-def test_more_ranks_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_gpu_or_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     see_gpus(monkeypatch, ["A", "B"])
+    with pytest.raises(PyengineError, match="device 'cuda:1' names one GPU, but every rank takes"):
+        own_device("cuda:1", local_ranks(monkeypatch, dist.HashStore(), 1, 2))
     with pytest.raises(PyengineError, match="torch sees 2; use --nproc-per-node 2"):
         own_device("auto", local_ranks(monkeypatch, dist.HashStore(), 2, 3))
 

@@ -12,7 +12,7 @@ import pytest
 import ray
 import ray_helpers
 import torch
-from ray_helpers import N_TASKS, slow_work
+from ray_helpers import N_TASKS, logged_work
 
 import pyengine
 from pyengine.errors import PyengineError
@@ -36,7 +36,34 @@ def test_where_nobody_listens_is_named(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(PyengineError, match=f"cannot connect to a Ray cluster at '{address}'"):
-        run_on_ray(slow_work(tmp_path / "log"), tmp_path / "run", address=address)
+        run_on_ray(logged_work(tmp_path / "log"), tmp_path / "run", address=address)
+
+
+@pytest.mark.parametrize(
+    ("found", "named", "asked"),
+    [(True, False, ["auto"]), (False, False, ["auto", "local"]), (False, True, ["auto"])],
+)
+def test_any_cluster_is_that_of_this_machine_or_a_local_one(
+    found: bool, named: bool, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def init(address: str, **options: Any) -> None:
+        tried.append(address)
+        assert ("include_dashboard" in options) == (address == "local")
+        if address == "auto" and not found:
+            raise ConnectionError("Could not find any running Ray instance")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with contextlib.ExitStack() as stack:
+        if named:
+            monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+            stack.enter_context(pytest.raises(PyengineError, match="cluster at 'any': Could not"))
+        stack.enter_context(on_ray._connected("any"))
+    assert tried == asked
 
 
 def test_settings_are_refused_before_ray_is_started(
@@ -55,7 +82,7 @@ def test_settings_are_refused_before_ray_is_started(
 
 
 def test_a_run_has_one_driver(tmp_path: Path) -> None:
-    run, work = tmp_path / "run", slow_work(tmp_path / "log")
+    run, work = tmp_path / "run", logged_work(tmp_path / "log")
     work.run(work.load(), run, 0, N_TASKS)
     ready = ray_worker.Begun("a node", read_manifest(run), {})
     with contextlib.ExitStack() as held:

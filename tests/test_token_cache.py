@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from small_tokenizers import byte_tokenizer, word_tokenizer
 
-from pyengine import tokenizing
+from pyengine import token_cache, tokenizing
 from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
 from pyengine.store import META, OFFSETS, TOKENS, TokenStore, tokenize
@@ -124,7 +125,7 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
     corpus = Corpus.from_texts(TEXTS)
     first = tokenize(corpus, word_tokenizer(), max_tokens=99, cache_dir=tmp_path)
     [folder] = folders(tmp_path)
-    folder.rename(tokenizing._sibling(folder))  # written, killed before it was published
+    folder.rename(token_cache.sibling(folder))  # written, killed before it was published
     others = folder.parent / ".another-store.0123"
     others.mkdir()
     again = tokenize(corpus, word_tokenizer(), max_tokens=99, cache_dir=tmp_path)
@@ -137,8 +138,8 @@ def test_another_process_may_publish_first(tmp_path: Path, monkeypatch: pytest.M
     expected = tokenize(corpus, word_tokenizer(), max_tokens=99, cache_dir=other)
     write = tokenizing._write
 
-    def late(folder: Path, *arguments: object) -> None:
-        write(folder, *arguments)  # type: ignore[arg-type]
+    def late(folder: Path, *arguments: object) -> Iterator[TokenStore]:
+        yield from write(folder, *arguments)  # type: ignore[arg-type]
         [theirs] = folders(other)
         shutil.copytree(theirs, folder.parent / theirs.name)
 

@@ -1,12 +1,16 @@
 """What every analysis of a corpus is given: checked indices, and the corpus as a token store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
+
+import numpy as np
 
 from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
 from pyengine.models import Model
-from pyengine.store import TokenStore, tokenize
+from pyengine.store import TokenStore, tokenize, tokenize_ahead
+from pyengine.tokenizing import is_cached
 
 
 def chosen_indices(what: str, wanted: Sequence[int] | None, n: int) -> tuple[int, ...] | None:
@@ -44,12 +48,45 @@ def tokenized(
     if isinstance(corpus, TokenStore):
         store = corpus
     else:
-        room = model.max_positions - len(model.special_tokens(bos))
+        room = _room(model, bos)
         store = tokenize(
             corpus, model.tokenizer, max_tokens=room, cache_dir=cache_dir, progress=on_tokenized
         )
-    if store.n_tokens and (top := int(store.tokens.max())) >= model.vocab_size:
+    _check_ids(model, store.tokens)
+    return store
+
+
+def tokenized_ahead(
+    model: Model,
+    corpus: Corpus,
+    *,
+    bos: bool = False,
+    cache_dir: str | Path | None = None,
+    on_tokenized: Callable[[int, int], None] | None = None,
+) -> Generator[TokenStore]:
+    """Do what `tokenized` does as `pyengine.store.tokenize_ahead` does it."""
+    n_checked, room = 0, _room(model, bos)
+    stores = tokenize_ahead(
+        corpus, model.tokenizer, max_tokens=room, cache_dir=cache_dir, progress=on_tokenized
+    )
+    with closing(stores):
+        for store in stores:
+            _check_ids(model, store.tokens[n_checked:])
+            n_checked = store.n_tokens
+            yield store
+
+
+def is_tokenized(model: Model, corpus: Corpus, *, bos: bool, cache_dir: str | Path | None) -> bool:
+    """Whether a text is in the cache already, as a model reads it."""
+    return is_cached(corpus, model.tokenizer, _room(model, bos), cache_dir)
+
+
+def _room(model: Model, bos: bool) -> int:
+    return model.max_positions - len(model.special_tokens(bos))
+
+
+def _check_ids(model: Model, tokens: np.ndarray) -> None:
+    if len(tokens) and (top := int(tokens.max())) >= model.vocab_size:
         raise PyengineError(
             f"the corpus holds token id {top}, but {model.name} has only {model.vocab_size}"
         )
-    return store

@@ -11,7 +11,7 @@ from pyengine.analyses.analysis_inputs import chosen_indices
 from pyengine.capture import ACTIVATION_MODES, VALUES, coefficient_sites
 from pyengine.checks import check_choice
 from pyengine.competition import EVERY_TOKEN, Competition
-from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS
+from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan
 from pyengine.errors import PyengineError
 from pyengine.extraction.feeds import TopKFeed
 from pyengine.extraction.run import Extractor, make_plan
@@ -82,21 +82,30 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
 
-def trigger_search(
-    model: Model, settings: Settings, store: TokenStore, shard: tuple[int, int]
-) -> Extractor:
-    """Plan one shard of a search: one top-k over the coefficients of all layers.
+def trigger_plan(settings: Settings, store: TokenStore, shard: tuple[int, int]) -> Plan:
+    """Say what one shard of a search reads.
 
     Raises:
         PyengineError: if the shard does not exist or has too many tokens.
     """
-    plan = make_plan(
+    return make_plan(
         store,
         shard,
         batch_tokens=settings.batch_tokens,
         block_tokens=settings.block_tokens,
         bos=settings.bos,
     )
+
+
+def trigger_search(
+    model: Model, settings: Settings, store: TokenStore, shard: tuple[int, int]
+) -> Extractor:
+    """Prepare one shard of a search: one top-k over the coefficients of all layers.
+
+    Raises:
+        PyengineError: if the shard does not exist or has too many tokens.
+    """
+    plan = trigger_plan(settings, store, shard)
     dims = settings.dims
     widths = [model.d_ff if dims is None else len(dims)] * len(settings.layers)
     topk = StreamingTopK(

@@ -8,11 +8,11 @@ f(x_j^l · k_i^l).
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pyengine.analyses.analysis_inputs import tokenized
 from pyengine.analyses.trigger_result import Example as Example
 from pyengine.analyses.trigger_result import TriggerExamples
-from pyengine.analyses.trigger_search import Settings, trigger_search
+from pyengine.analyses.trigger_search import Settings, trigger_plan, trigger_search
 from pyengine.corpus import Corpus
+from pyengine.extraction.head_start import overlaps, prepared
 from pyengine.extraction.run import carry_out
 from pyengine.manifest import describe, describe_corpus
 from pyengine.models import Model
@@ -66,8 +66,10 @@ def trigger_examples(
         shard: (i, n) takes the i-th of n parts of the corpus, from 0; merge with `pyengine merge`.
         checkpoint_blocks: save every so many blocks; None saves every 30 seconds.
         cache_dir: where the tokenised corpus is kept; None: the user's cache.
-        on_tokenized: called with (bytes done, bytes in all) while the corpus is tokenised.
-        on_progress: called with (content tokens done, in all) whenever a few batches are done.
+        on_tokenized: called with (bytes done, bytes in all) while the corpus is tokenised; from
+            another thread where blocks are computed meanwhile (`pyengine.extraction.head_start`).
+        on_progress: called with (content tokens done, in all) whenever a few batches are done, once
+            the corpus is tokenised.
 
     Returns:
         The examples (of this shard only when there are several).
@@ -90,15 +92,24 @@ def trigger_examples(
         batch_tokens=batch_tokens,
         block_tokens=block_tokens,
     )
-    store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
-    search = trigger_search(model, settings, store, shard)
+    search = prepared(
+        model,
+        corpus,
+        lambda store: trigger_search(model, settings, store, shard),
+        lambda store: trigger_plan(settings, store, shard),
+        # Whether a prefix is new is asked of the whole corpus.
+        early=overlaps(model, corpus, shard, out) and per != "prefix",
+        bos=bos,
+        cache_dir=cache_dir,
+        on_tokenized=on_tokenized,
+    )
     text = TokenText.of(model.tokenizer)
     manifest = describe(
         "triggers",
         settings.question(),
         settings.numerics(),
         model,
-        describe_corpus(store),
+        describe_corpus(search.plan.store),
     )
     return carry_out(
         search,

@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 
 from pyengine import __version__
-from pyengine.cli import agreement, bench, cache, neurons, predictions, runs, show, triggers
+from pyengine.cli import (
+    agreement,
+    bench,
+    cache,
+    neurons,
+    predictions,
+    runs,
+    shortcuts,
+    show,
+    triggers,
+)
+from pyengine.cli.corpus_options import with_ray_address
 from pyengine.cli.schedule import speaks
 from pyengine.errors import Interrupted, PyengineError
 
@@ -46,6 +57,7 @@ app.command("agreement")(agreement.agreement)
 app.command("predictions")(predictions.predictions)
 app.command("cache")(cache.cache)
 app.add_typer(neurons.app)
+app.add_typer(shortcuts.app)
 app.command("show")(show.show)
 app.command("merge")(runs.merge)
 app.command("verify")(runs.verify)
@@ -58,7 +70,7 @@ def main() -> None:
     """Run the command line; every expected failure ends in one line and its exit code."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = app(standalone_mode=False)
+        code = app(args=with_ray_address(sys.argv[1:]), standalone_mode=False)
     except UsageError as error:
         if speaks():
             error.show()

@@ -1,7 +1,8 @@
 """The options that every command over a model and a corpus has, declared once."""
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,8 +49,8 @@ RayOption = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Work on a Ray cluster: host:port, auto (the one this machine is in) or local (one "
-        "of this machine alone).",
+        help="Work on a Ray cluster: host:port, auto (the one this machine is in), local (one of "
+        "this machine alone), or any (auto, else local), which --ray without a value means.",
     ),
 ]
 TasksOption = Annotated[
@@ -67,6 +68,17 @@ BlockTokensOption = Annotated[int | None, typer.Option(help="Tokens per block.")
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads.")]
 CacheOption = Annotated[Path | None, typer.Option(help="Where tokenised corpora are kept.")]
 SummaryOption = Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")]
+
+
+def with_ray_address(arguments: Sequence[str]) -> list[str]:
+    """Return a command line where `--ray` has its value, `any` if none follows.
+
+    typer knows no option whose value may be left out.
+    """
+    found = list[str]()
+    for one, after in itertools.zip_longest(arguments, arguments[1:], fillvalue="-"):
+        found += [one, "any"] if one == "--ray" and after.startswith("-") else [one]
+    return found
 
 
 def read_corpus(

@@ -38,6 +38,12 @@ STAGE_UNITS = {
     "checking": "facts",
     "facts": "prompts",
     "all facts": "facts",
+    "solving": "layers",
+    "r²": "maps",
+    "scores": "readings",
+    "transfer": "readings",
+    "mat sub-modules": "rows",
+    "affine sub-modules": "rows",
 }
 
 # A text that closes a row of a table has at least so many characters.

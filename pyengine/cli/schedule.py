@@ -90,7 +90,7 @@ def carry_out(
             advance(stage, done, total)
 
         if schedule.alone:
-            work = _ready(work, tokenising).with_settings(callbacks(advance))
+            work = _ready(work, run, schedule, tokenising).with_settings(callbacks(advance))
         found = schedule.carry_out(
             work,
             run,
@@ -124,15 +124,35 @@ class _Shares:
         return max(0.0, self._last - (self._first or 0.0))
 
 
-def _ready(work: "Work", on_tokenized: "Report") -> "Work":
-    """Tokenise, unless the settings are refused already."""
+def _ready(work: "Work", run: Path, schedule: Schedule, on_tokenized: "Report") -> "Work":
+    """Tokenise, unless the settings are refused already, or it goes on beside the computing."""
     from pyengine.memory_plan import memory_plan
 
-    memory_plan(work, work.model)
-    work = work.tokenized(work.model, on_tokenized)
-    if (plan := memory_plan(work, work.model)) is not None:
+    plan = memory_plan(work, work.model)
+    if not _overlaps(work, run, schedule):
+        work = work.tokenized(work.model, on_tokenized)
+        plan = memory_plan(work, work.model)
+    if plan is not None:
         _say_ready(plan, None)
     return work
+
+
+def _overlaps(work: "Work", run: Path, schedule: Schedule) -> bool:
+    """Whether the function tokenises a text that is new while it computes."""
+    from pyengine.analyses.analysis_inputs import is_tokenized
+    from pyengine.analyses.triggers import trigger_examples
+    from pyengine.corpus import Corpus
+    from pyengine.extraction.head_start import overlaps
+
+    model, corpus, asked = work.model, work.corpus, work.settings
+    reading = {"bos": asked.get("bos", False), "cache_dir": asked.get("cache_dir")}
+    return (
+        work.function is trigger_examples
+        and asked.get("per") != "prefix"
+        and isinstance(corpus, Corpus)
+        and overlaps(model, corpus, schedule.shard, run)
+        and not is_tokenized(model, corpus, **reading)
+    )
 
 
 def _say_ready(plan: "MemoryPlan", need: "DiskNeed | None") -> None:

@@ -10,6 +10,8 @@ from pyengine.cli.display import example_table, facts, out
 from pyengine.cli.neurons_show import show_neurons
 from pyengine.cli.options import JsonOption, RunArgument
 from pyengine.cli.predictions_view import show_predictions
+from pyengine.cli.shortcuts_evaluate_view import show_evaluation
+from pyengine.cli.shortcuts_view import show_shortcuts
 
 if TYPE_CHECKING:
     from pyengine.analyses.trigger_result import TriggerExamples
@@ -22,6 +24,8 @@ CHOICES = {
     "neurons": ("fact", "relation", "layer", "dim"),
     "activations": ("unit",),
     "extract": (),
+    "shortcuts": (),
+    "shortcut_scores": (),
 }
 
 
@@ -69,6 +73,10 @@ def show(
         from pyengine.cli.extract_view import show_extraction
 
         show_extraction(found, as_json)
+    elif analysis == "shortcuts":
+        show_shortcuts(found, as_json)
+    elif analysis == "shortcut_scores":
+        show_evaluation(found, as_json)
     else:
         _show_triggers(found, layer, dim, rows, as_json)
 

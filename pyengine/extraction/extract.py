@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pyengine.analyses.analysis_inputs import tokenized
 from pyengine.capture import ACTIVATION_MODES
 from pyengine.checks import check_choice, check_count
 from pyengine.competition import EVERY_TOKEN, Competition
@@ -16,6 +15,7 @@ from pyengine.corpus import Corpus
 from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan
 from pyengine.errors import PyengineError
 from pyengine.extraction.feeds import Feed, SummedFeed, TopKFeed
+from pyengine.extraction.head_start import overlaps, prepared
 from pyengine.extraction.reducers import Updates
 from pyengine.extraction.result import Extraction
 from pyengine.extraction.run import Extractor, carry_out, make_plan
@@ -58,8 +58,8 @@ def extract(
         )
         found["blocks.5.hook_resid_post"][0].mean
 
-    Top-k, counts, minima, maxima and histograms are exact; sums are kept for 16 fixed ranges of the
-    corpus and added in order. So the result has the same bits for any number of shards, and
+    Top-k, counts, minima, maxima and histograms are exact; sums are kept for fixed ranges of the
+    corpus and added in a fixed tree. So the result has the same bits for any number of shards, and
     wherever the pass was interrupted.
 
     Args:
@@ -80,8 +80,7 @@ def extract(
             Where a reducer adds, a shard takes whole ranges: of more than 16 some have none.
         checkpoint_blocks: save every so many blocks; None saves every 30 seconds.
         cache_dir: where the tokenised corpus is kept; None: the user's cache.
-        on_tokenized: called with (bytes done, bytes in all) while the corpus is tokenised.
-        on_progress: called with (content tokens done, in all) whenever a few batches are done.
+        on_tokenized, on_progress: as in `pyengine.trigger_examples`.
 
     Returns:
         The results (of this shard only when there are several).
@@ -97,23 +96,36 @@ def extract(
     block_tokens = BLOCK_TOKENS[device] if block_tokens is None else block_tokens
     _check(model, activation, shard, batch_tokens=batch_tokens, block_tokens=block_tokens)
     specs = _specs(model, reducers)
-    store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
-    plan = make_plan(
-        store,
-        shard,
+    plan_of = partial(
+        make_plan,
+        shard=shard,
         batch_tokens=batch_tokens,
         block_tokens=block_tokens,
         bos=bos,
         whole_partials=not all(spec.exact for spec in specs),
     )
-    extractor = Extractor(model, plan, _feeds(model, plan, specs), shard, activation=activation)
+
+    def search_of(store: TokenStore) -> Extractor:
+        plan = plan_of(store)
+        return Extractor(model, plan, _feeds(model, plan, specs), shard, activation=activation)
+
+    extractor = prepared(
+        model,
+        corpus,
+        search_of,
+        plan_of,
+        early=overlaps(model, corpus, shard, out) and not any(map(_needs_whole, specs)),
+        bos=bos,
+        cache_dir=cache_dir,
+        on_tokenized=on_tokenized,
+    )
     text = TokenText.of(model.tokenizer)
     manifest = describe(
         "extract",
         {"reducers": {str(i): spec.question() for i, spec in enumerate(specs)}, "bos": bos},
         {"activation": activation, "batch_tokens": batch_tokens, "block_tokens": block_tokens},
         model,
-        describe_corpus(store),
+        describe_corpus(extractor.plan.store),
     )
     return carry_out(
         extractor,
@@ -172,6 +184,11 @@ def _check_reducer(model: Model, key: Any, spec: Spec, width: int) -> None:
         )
 
 
+def _needs_whole(spec: Spec) -> bool:
+    """Whether a reducer asks something of the whole corpus: which part is which, what is new."""
+    return not spec.exact or spec.settings.get("per") == "prefix"
+
+
 def _feeds(model: Model, plan: Plan, specs: Sequence[Spec]) -> list[Feed]:
     sites = sites_of(model)
     # Equal rules are one object, so that they share their rows.
@@ -192,13 +209,13 @@ def _feed(
         own = Updates(deepcopy(spec.fresh), sum(widths))
         if spec.exact:
             return Feed(own, sites, widths)
-        return SummedFeed(own, sites, widths, n_blocks=n_blocks)
+        return SummedFeed(own, sites, widths, fresh=spec.fresh, n_blocks=n_blocks)
     settings = dict(spec.settings)
     prefix = settings.get("per") == "prefix"
     competition = rule(tuple(settings["exclude"]), settings["skip_first"], prefix)
     if not spec.is_topk:
         moments = OURS[spec.name](**settings, device=model.device)
-        return SummedFeed(moments, sites, widths, competition, n_blocks=n_blocks)
+        return SummedFeed(moments, sites, widths, competition, fresh=spec.fresh, n_blocks=n_blocks)
     # Who competes is decided by the rows here, where a prefix is known to be new.
     settings |= {"exclude": (), "skip_first": 0, "per": "token" if prefix else settings["per"]}
     topk = StreamingTopK(**settings, device=model.device)

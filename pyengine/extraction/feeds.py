@@ -1,6 +1,6 @@
 """The reducers of a pass, each with the sites that it reads.
 
-Exact reducers keep one state, sums one per range of the corpus (`pyengine.extraction.partials`), a
+Exact reducers keep one state, sums some of ranges of the corpus (`pyengine.extraction.partials`), a
 top-k its heaps; `pyengine.extraction.states` says how files hold them.
 """
 
@@ -15,9 +15,8 @@ from pyengine import ops
 from pyengine.capture import Maxima
 from pyengine.competition import EVERY_TOKEN, Competition, Reading
 from pyengine.errors import PyengineError
-from pyengine.extraction.partials import partial_of
 from pyengine.extraction.reducers import EngineReducer, copied
-from pyengine.extraction.states import directions, partials_of, to_arrays, to_tensors
+from pyengine.extraction.states import Partials, directions, to_arrays, to_tensors
 from pyengine.reducers.topk import SIGNS, StreamingTopK
 from pyengine.shards import Arrays
 from pyengine.sites import Site
@@ -160,9 +159,10 @@ class TopKFeed(Feed):
 
 
 class SummedFeed(Feed):
-    """A reducer that adds: one partial for each range of the corpus.
+    """A reducer that adds: states of ranges of the corpus.
 
     Args:
+        fresh: a reducer like it that has seen nothing, to merge states with.
         n_blocks: blocks of the whole corpus.
     """
 
@@ -173,51 +173,37 @@ class SummedFeed(Feed):
         widths: Sequence[int],
         competition: Competition = EVERY_TOKEN,
         *,
+        fresh: Any,
         n_blocks: int,
     ) -> None:
         super().__init__(reducer, sites, widths, competition)
-        self._n_blocks = n_blocks
         self._fresh = copied(reducer.state_dict())
-        self._partial: int | None = None  # the reducer holds this one
-        self._closed: dict[int, Arrays] = {}
+        self._partials = Partials(fresh, n_blocks)
 
     def begin(self, block: int) -> None:
-        """Close a partial and open the next where a range of the corpus begins."""
-        partial = partial_of(block, self._n_blocks)
-        if partial == self._partial:
-            return
-        if self._partial is not None:
-            self._closed[self._partial] = self._open()
+        """Begin a new state where a range of the corpus begins."""
+        if self._partials.begin(block, self._state):
             self.reducer.load_state_dict(copied(self._fresh))
-        self._partial = partial
 
     def snapshot(self) -> Any:
         """Return a copy of the state, for `restore`."""
-        return self._partial, dict(self._closed), super().snapshot()
+        return self._partials.snapshot(), super().snapshot()
 
     def restore(self, snapshot: Any) -> None:
         """Go back to a snapshot."""
-        self._partial, closed, reducer = snapshot
-        self._closed = dict(closed)
+        partials, reducer = snapshot
+        self._partials.restore(partials)
         super().restore(reducer)
 
     def state(self, base: int) -> Arrays:
-        """Return the partials so far."""
-        found = dict(self._closed)
-        if self._partial is not None:
-            found[self._partial] = self._open()
-        return {
-            f"{partial:02d}.{name}": array
-            for partial, arrays in found.items()
-            for name, array in arrays.items()
-        }
+        """Return the states so far."""
+        return self._partials.arrays(self._state)
 
     def load(self, arrays: Arrays, base: int) -> None:
         """Continue from what `state` returned."""
-        self._closed = partials_of(arrays)
-        if self._closed:
-            self._partial = max(self._closed)
-            self.reducer.load_state_dict(to_tensors(self._closed.pop(self._partial)))
+        opened = self._partials.load(arrays)
+        if opened is not None:
+            self.reducer.load_state_dict(to_tensors(opened))
 
-    def _open(self) -> Arrays:
+    def _state(self) -> Arrays:
         return to_arrays(self.reducer.state_dict())

@@ -16,7 +16,7 @@ class Reducer(Protocol):
 
     Anything else that it has is optional: `n_keys`, checked against the width of its sites, and
     `exact = True`, if merging gives the same bits in any order and grouping (counts, maxima). The
-    others keep one partial for each of 16 ranges of the corpus.
+    others keep a state for each of 16 ranges of the corpus, merged in a fixed tree.
     """
 
     def update(self, acts: Tensor, unit_ids: Tensor, mask: Tensor, token_ids: Tensor) -> None:

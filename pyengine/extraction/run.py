@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from pyengine.batches import plan_blocks, shard_blocks
+from pyengine.batches import Batch, plan_blocks, shard_blocks
 from pyengine.engine import Cursor, Pass, Plan, Progress
 from pyengine.errors import PyengineError
 from pyengine.extraction.feeds import Feed
@@ -38,7 +38,7 @@ def make_plan(
     """Cut a corpus into blocks, and take those of one shard.
 
     Args:
-        store: the tokenised corpus.
+        store: the tokenised corpus. While it is written, its last block is left out: it may go on.
         shard: (i, n), from 0.
         batch_tokens, bos: as `pyengine.engine.Plan` has them.
         block_tokens: content tokens per block.
@@ -49,7 +49,8 @@ def make_plan(
     """
     boundaries = plan_blocks(store.offsets, block_tokens)
     cut = shard_of_partials if whole_partials else shard_blocks
-    plan = Plan(store, boundaries, cut(len(boundaries) - 1, *shard), batch_tokens, bos=bos)
+    n_blocks = len(boundaries) - (1 if store.complete else 2)
+    plan = Plan(store, boundaries, cut(n_blocks, *shard), batch_tokens, bos=bos)
     if plan.n_tokens >= MAX_IDS:
         raise PyengineError(f"{plan.n_tokens} tokens are too many for one shard; use more shards")
     return plan
@@ -64,9 +65,11 @@ class Extractor:
         feeds: the reducers and their sites.
         shard: (i, n), from 0.
         activation: `fused` or `model`.
+        prepare: as `pyengine.engine.Pass` takes it.
 
     Attributes:
-        progress: where the pass stands.
+        plan, progress: as of `pyengine.engine.Pass`.
+        began: when it was made, in seconds since the epoch.
     """
 
     def __init__(
@@ -77,9 +80,18 @@ class Extractor:
         shard: tuple[int, int],
         *,
         activation: str = "fused",
+        prepare: Callable[[Batch], Batch] | None = None,
     ) -> None:
-        self.plan, self.feeds, self.shard = plan, feeds, shard
-        self._pass = Pass(model, plan, feeds, activation=activation)
+        self.feeds, self.shard, self.began = feeds, shard, time.time()
+        self._pass = Pass(model, plan, feeds, activation=activation, prepare=prepare)
+
+    @property
+    def plan(self) -> Plan:
+        return self._pass.plan
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self._pass.plan = plan
 
     @property
     def progress(self) -> Progress:
@@ -155,7 +167,7 @@ def carry_out(
     checkpoint_blocks: int | None = None,
     on_progress: OnProgress | None = None,
 ) -> R:
-    """Run a pass in memory, or in a run directory, which resumes it.
+    """Run a pass to its end, in memory or in a run directory, which resumes it.
 
     Args:
         extractor: one shard of the pass.
@@ -184,7 +196,7 @@ def carry_out(
         found = _run_with_checkpoints(extractor, run, checkpoint_blocks, on_progress)
         result = from_shard(found, run.manifest)
         if extractor.shard[1] == 1:
-            result.write(run)
+            result.write(run, seconds=time.time() - extractor.began)
     return result
 
 

@@ -115,7 +115,7 @@ class Spec:
             )
         if self.is_topk:
             return partial(merge_heap_arrays, n_threads=n_threads)
-        return partial(merge_exact, self.fresh) if self.exact else merge_partials
+        return partial(merge_exact if self.exact else merge_partials, self.fresh)
 
     def final(self, arrays: Arrays, table: UnitTable) -> Arrays:
         """Turn the state of all shards into what the run's file holds."""

@@ -3,3 +3,4 @@
 from pyengine.plots.agreement import plot_agreement as plot_agreement
 from pyengine.plots.neurons import plot_neurons as plot_neurons
 from pyengine.plots.predictions import plot_predictions as plot_predictions
+from pyengine.plots.shortcuts import plot_shortcuts as plot_shortcuts

@@ -88,6 +88,7 @@ class Collected:
         if not run.complete:
             held.enter_context(run.lock(0, 1))
             self._write(begun.files)
+            self._folder.begin()
             threads, own = self._n_threads, self._own
             self._merge = RunMerge(run.manifest, n_threads=threads, reducers=own)
         return run

@@ -55,7 +55,8 @@ def run_on_ray(
             functions and reducers in it.
         out: the run directory, of this machine.
         address: `auto`, `host:port` or `ray://host:port`; None or `local` starts a cluster of this
-            machine, and ends it. Where this process is connected already, that cluster is used.
+            machine, and ends it; `any` is `auto`, and `local` where there is none. Where this
+            process is connected already, that cluster is used.
         n_tasks: into how many tasks the work is cut, at least 2; None: `Work.n_tasks`.
         allow_mixed: accept workers that differ in numerics (GPUs, versions); the result is then
             recorded as not bit-exact.
@@ -95,13 +96,11 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address in (None, "local"):
-        address, options["include_dashboard"] = "local", False
-    _check_reachable(str(address))
+    address = address or "local"
+    _check_reachable(address)
     on_term = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, **options)
+        _init(address)
     except (RayError, ConnectionError, ImportError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise PyengineError(f"cannot connect to a Ray cluster at {address!r}: {reason}") from error
@@ -111,6 +110,21 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str) -> None:
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "any":
+        try:
+            ray.init("auto", **options)
+            return
+        except ConnectionError:
+            if "RAY_ADDRESS" in os.environ:  # one was meant
+                raise
+            address = "local"
+    if address == "local":
+        options["include_dashboard"] = False
+    ray.init(address, **options)
 
 
 def _check_reachable(address: str) -> None:

@@ -121,6 +121,7 @@ def _run_tasks(
         ranks.hear("begun")
 
     def progress(done: int, total: int) -> None:
+        folder.begin()
         ranks.tell("begun")
         meter.at(done, total)
 

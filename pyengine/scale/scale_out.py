@@ -43,8 +43,8 @@ def scale_out(
         pyengine.scale_out(pyengine.extract, "gpt2", corpus, reducers, out="runs/x", ray="auto")
 
     Args:
-        function: `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations` or
-            `fact_neurons`.
+        function: `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations`,
+            `fact_neurons` or `fit_shortcuts`.
         model: what `pyengine.load` takes; a name or folder unless all is done in this process, or
             every rank has loaded it.
         corpus: what the function reads: a `Corpus`, a `TokenStore`, or facts.
@@ -52,7 +52,8 @@ def scale_out(
         out: the run directory. The same call takes an interrupted run up, and opens a complete one.
             The ranks of several machines need one that all of them share.
         ray: `local` starts Ray on this machine, `auto` finds the cluster this machine belongs to,
-            `host:port` or `ray://host:port` names one. Not inside torchrun.
+            `any` is `auto` where there is one, else `local`; `host:port` or `ray://host:port` names
+            one. Not inside torchrun.
         tasks: into how many tasks the work is cut, with ranks or Ray; a death costs what its
             task did since the last checkpoint. None: by the size of the corpus. It does not
             change the result, but a run is taken up only with the number it was begun with.

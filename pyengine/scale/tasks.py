@@ -1,6 +1,7 @@
 """Which tasks of a run are done: a marker each in the run directory, written after their files."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def is_complete(run: Path) -> bool:
 def check_alone(run: Path, n_shards: int) -> None:
     """Refuse a process alone on an unfinished run that it would begin again from the start.
 
+    What ranks or a driver left that died before they had done anything is removed.
+
     Args:
         run: the run directory, which need not exist.
         n_shards: of how many shards the process computes one.
@@ -34,10 +37,14 @@ def check_alone(run: Path, n_shards: int) -> None:
     """
     if is_complete(run):
         return
-    for path in (run / FOLDER).glob("*.json"):
-        raise PyengineError(
-            f"{run} was begun with {_number(path)} tasks; use torchrun, --ray, or another directory"
-        )
+    if (run / FOLDER).exists():
+        for path in (*(run / FOLDER).glob("*.json"), *(run / SHARDS).glob("*.safetensors")):
+            number = _number(path)
+            raise PyengineError(
+                f"{run} was begun with {number} tasks; use torchrun, or --ray, with --tasks "
+                f"{number}, or another directory"
+            )
+        shutil.rmtree(run / FOLDER)
     check_shards(run, n_shards)
 
 
@@ -85,6 +92,10 @@ class TaskFolder:
                     f"{run} was begun with {begun} tasks, not {n_tasks}; give --tasks {begun}, or "
                     "another directory"
                 )
+
+    def begin(self) -> None:
+        """Leave a sign that tasks have begun in this run, though none may be done."""
+        self._folder.mkdir(parents=True, exist_ok=True)
 
     def done(self) -> set[int]:
         """Return the tasks that are done."""

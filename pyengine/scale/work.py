@@ -43,8 +43,8 @@ class Work:
 
     Attributes:
         function: `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations`,
-            `fact_neurons`, or what has their shape: function(model, corpus, *arguments, out=,
-            shard=, on_progress=, **settings).
+            `fact_neurons`, `fit_shortcuts`, or what has their shape: function(model, corpus,
+            *arguments, out=, shard=, on_progress=, **settings).
         model: what `pyengine.load` takes.
         corpus: what the function reads.
         arguments, settings: its own.

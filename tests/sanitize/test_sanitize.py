@@ -11,14 +11,31 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
-ROUNDS = 3000
+ROUNDS = 2000
+STRICT = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fno-sanitize-recover=all"]
+
+
+def compiled(sanitizers: str, folder: Path, *arguments: object) -> None:
+    compiler = [os.environ.get("CXX", "c++"), "-std=c++17", "-O1", "-g", *STRICT]
+    flags = [f"-fsanitize={sanitizers}", f"-I{CSRC}", "-pthread"]
+    subprocess.run([*compiler, *flags, *map(str, arguments)], cwd=folder, check=True)
+
+
+@pytest.fixture(scope="module", params=["address,undefined", "thread"])
+def library(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """The sanitizers, and a folder with the objects of csrc/ for them."""
+    folder = tmp_path_factory.mktemp("objects")
+    compiled(request.param, folder, "-c", *sorted(CSRC.glob("*.cpp")))
+    return request.param, folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 @pytest.mark.parametrize(
     "name, done_word",
     [
@@ -29,17 +46,14 @@ ROUNDS = 3000
     ],
 )
 def test_random_input_is_handled_cleanly(
-    name: str, done_word: str, sanitizers: str, tmp_path: Path
+    name: str, done_word: str, library: tuple[str, Path], tmp_path: Path
 ) -> None:
+    sanitizers, objects = library
     driver = tmp_path / name
-    strict = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fno-sanitize-recover=all"]
-    sources = [HERE / f"{name}.cpp", *sorted(CSRC.glob("*.cpp"))]
-    compiler = os.environ.get("CXX", "c++")
-    flags = ["-std=c++17", "-O1", "-g", f"-fsanitize={sanitizers}", *strict, f"-I{CSRC}"]
-    subprocess.run([compiler, *flags, *sources, "-o", driver, "-pthread"], check=True)
+    compiled(sanitizers, tmp_path, HERE / f"{name}.cpp", *objects.glob("*.o"), "-o", driver)
 
     done = subprocess.run(
-        [driver, str(ROUNDS), "1"], capture_output=True, text=True, check=False, timeout=300
+        [driver, str(ROUNDS), "1"], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     counts = re.fullmatch(rf"{done_word} (\d+) refused (\d+)\n", done.stdout)

@@ -1,0 +1,153 @@
+"""The figures of Din et al. 2023 for any model: what linear shortcuts between layers are worth."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pyengine.plots import figure as common
+from pyengine.plots.figure import GREY
+from pyengine.plots.shortcuts_curves import (
+    KNOWN,
+    Style,
+    exit_panel,
+    metric_panel,
+    r2_panel,
+    step_panel,
+    styles_of,
+)
+from pyengine.plots.shortcuts_grids import r2_grid, transfer_grid
+
+if TYPE_CHECKING:
+    from pyengine.shortcuts.evaluation import Evaluation
+
+ACROSS = 3
+PANEL = (4.3, 3.2)  # inches
+# Whose r² between all pairs is drawn.
+GRIDS = ("mat", "id")
+METRICS = (
+    ("precision@1", "Best token is the model's own", 1.0),
+    ("precision@5", "… among its best five", 1.0),
+    ("precision@10", "… among its best ten", 1.0),
+    ("surprisal", "Surprisal of the best token", None),
+    ("kl", "KL (model's own ‖ mapped)", None),
+)
+# Of blocks whose sub-modules are replaced, from a layer on.
+REPLACED = (
+    ("precision@1", "Blocks with maps: own best token", 1.0),
+    ("surprisal", "Blocks with maps: surprisal", None),
+)
+
+# A title, and what draws the panel below it.
+Panel = tuple[str, Callable[[Axes], None]]
+
+
+def plot_shortcuts(evaluation: "Evaluation", path: str | Path) -> None:
+    """Draw everything that an evaluation holds, a panel each.
+
+    Heat maps of r² (fits of all pairs), r² of maps to the last layer and of the change to it,
+    precision@1, @5 and @10, surprisal and KL with their intervals, early exits, the transfer of
+    maps to other layers, and sub-modules.
+
+    Args:
+        evaluation: a result of `pyengine.shortcuts.evaluate.evaluate`.
+        path: ends in `.png`, `.svg` or `.pdf`. The same result gives the same bytes.
+
+    Raises:
+        PyengineError: for another ending, or a path that cannot be written.
+    """
+    question = evaluation.manifest["question"]
+    styles = styles_of(question["mappings"])
+    panels = list(_panels(evaluation, styles))
+    rows = -(-len(panels) // ACROSS)
+
+    def paint(figure: Figure) -> None:
+        grid = list(figure.subplots(rows, ACROSS, squeeze=False).flat)
+        for axes, (title, panel) in zip(grid, panels, strict=False):
+            panel(axes)
+            axes.set_title(title)
+        for axes in grid[len(panels) :]:
+            axes.axis("off")
+        _describe(figure, evaluation, styles)
+
+    common.draw(path, (ACROSS * PANEL[0], rows * PANEL[1] + 0.9), paint)
+
+
+def _panels(found: "Evaluation", styles: dict[str, Style]) -> Iterator[Panel]:
+    fit = found.manifest["question"]["fit"]
+    for stack, points in fit["points"].items():
+        yield from _r2_panels(found.r2, stack, points["n_blocks"], fit["pairs"], styles)
+    if found.layers is not None:
+        for metric, title, top in METRICS:
+            yield title, _bound(metric_panel, found.layers, metric, styles, top)
+    if found.exits is not None:
+        whole = {name: style for name, style in styles.items() if "@" not in name}
+        yield (
+            "Early exit: best token is the model's own",
+            _bound(exit_panel, found.exits, whole or styles),
+        )
+    if found.transfer is not None:
+        for name in found.manifest["question"]["transfer"]:
+            title = f"{name} of one layer on another: own best token"
+            yield title, _bound(transfer_grid, found.transfer, name)
+    yield from _sub_module_panels(found)
+
+
+def _r2_panels(
+    r2: pa.Table, stack: str, last: int, pairs: str, styles: dict[str, Style]
+) -> Iterator[Panel]:
+    for name in GRIDS if pairs == "all" else ():
+        if name in styles:
+            yield f"r² of {name}, {stack}", _bound(r2_grid, r2, stack, name, last)
+    yield f"r² of the last layer, {stack}", _bound(r2_panel, r2, stack, last, "r2", styles)
+    title = f"r² of the change to the last layer, {stack}"
+    yield title, _bound(r2_panel, r2, stack, last, "residual_r2", styles)
+
+
+def _sub_module_panels(found: "Evaluation") -> Iterator[Panel]:
+    """Yield r² over sub-modules, and what replacing them from a layer on does."""
+    question = found.manifest["question"]
+    for stack, points in question["fit"]["points"].items():
+        for name in ("mat", "affine"):
+            if points["taps"] and name in question["mappings"]:
+                title = f"r² of {name} over sub-modules, {stack}"
+                yield title, _bound(step_panel, found.r2, stack, name)
+    for kind in question["substitution"]:
+        if found.layers is None:
+            continue
+        modes = pc.unique(found.layers["mapping"]).to_pylist()
+        styles = {
+            mode: KNOWN[mode.removeprefix(f"{kind}_")]
+            for mode in modes
+            if mode.startswith(f"{kind}_")
+        }
+        for metric, title, top in REPLACED:
+            shown = styles | {kind: KNOWN[kind]}
+            yield f"{title}, {kind}", _bound(_with_legend, found.layers, metric, shown, top)
+
+
+def _with_legend(axes: Axes, *arguments: Any) -> None:
+    metric_panel(axes, *arguments)
+    axes.legend(loc="best")
+
+
+def _bound(draw: Callable[..., None], *arguments: Any) -> Callable[[Axes], None]:
+    return lambda axes: draw(axes, *arguments)
+
+
+def _describe(figure: Figure, found: "Evaluation", styles: dict[str, Style]) -> None:
+    manifest, source = found.manifest, found.manifest["corpus"]["source"]
+    notes = [f"validation: {common.shortened(str(source))}"]
+    if found.layers is not None:
+        notes.append(f"{found.n_samples:,} tokens; bands: 95 % intervals over units")
+    if (n_train := manifest["question"]["fit"].get("n_train")) is not None:
+        notes.append(f"maps fitted on {n_train:,} other units")
+    common.title(figure, f"Linear shortcuts of {common.shortened(manifest['model']['name'], 80)}")
+    handles = [Line2D([], [], label=name, **style._asdict()) for name, style in styles.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(styles))
+    figure.supxlabel("; ".join(notes), x=0.01, ha="left", fontsize=8, color=GREY)
