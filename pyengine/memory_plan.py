@@ -30,6 +30,8 @@ from pyengine.memory_parts import Holding, Plan, heaps_plan, summary_plan, tenso
 from pyengine.models import Model
 from pyengine.scale.work import Work
 from pyengine.segments import SEGMENT_BATCHES, SEGMENTS_AHEAD
+from pyengine.shortcuts.fit import fit_shortcuts
+from pyengine.shortcuts.fit_memory import fit_plan
 from pyengine.store import Report, TokenStore
 from pyengine.torch_vocab import LOGIT_BYTES
 
@@ -78,9 +80,9 @@ def memory_plan(work: Work, model: Model) -> MemoryPlan | None:
     """Say what a pass will hold; None for an analysis that is not known here.
 
     Args:
-        work: of `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations` or
-            `fact_neurons`. Over a token store bounds are tighter, and the disk of what grows with
-            the corpus is known.
+        work: of `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations`,
+            `fit_shortcuts` or `fact_neurons`. Over a token store bounds are tighter, and the disk
+            of what grows with the corpus is known.
         model: loaded.
 
     Raises:
@@ -90,12 +92,13 @@ def memory_plan(work: Work, model: Model) -> MemoryPlan | None:
         return None
     asked = arguments_of(work, model)
     planned = PLANNERS[work.function](model, asked)
+    batches = _batches(model, asked) if "corpus" in asked else []
     weights = Holding("model", tensor_bytes([*model.hf.parameters(), *model.hf.buffers()]))
     return MemoryPlan(
         model.device.type,
-        (weights, *planned["device"], *(_batches(model, asked) if "corpus" in asked else ())),
-        tuple(planned["host"]),
-        tuple(planned["disk"]),
+        (weights, *_joined(planned["device"]), *batches),
+        tuple(_joined(planned["host"])),
+        tuple(_joined(planned["disk"])),
     )
 
 
@@ -129,7 +132,7 @@ def _extraction(model: Model, asked: Mapping[str, Any]) -> Plan:
             settings = spec.settings if spec.is_topk else {"spec": spec, "fresh": reducer}
             for place, held in plan(model, settings, n_keys).items():
                 planned[place] += held
-    return {place: _joined(held) for place, held in planned.items()}
+    return planned
 
 
 def prediction_settings(model: Model, asked: Mapping[str, Any]) -> PredictionSettings:
@@ -205,6 +208,7 @@ PLANNERS: dict[Callable[..., Any], Planner] = {
     extract: _extraction,
     ffn_predictions: _prediction_pass,
     cache_activations: _cache_pass,
+    fit_shortcuts: fit_plan,
     fact_neurons: facts_plan,
 }
 

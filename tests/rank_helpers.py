@@ -12,6 +12,25 @@ from patience import PATIENCE
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 # The rendezvous of --standalone picks a free port, so that tests may run side by side.
 
+# The command line, whose ranks wait to be killed in the tasks that come after the task LAST.
+LAST = 8
+HELD = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from patience import be_killed
+from pyengine.cli import main
+from pyengine.scale.work import Work
+
+run = Work.run
+
+def held(work, model, out, task, n_tasks, on_progress=None):
+    wait = lambda done, total: be_killed()
+    return run(work, model, out, task, n_tasks, on_progress if task <= {LAST} else wait)
+
+Work.run = held
+main()
+"""
+
 
 def torchrun(n_ranks: int, *arguments: object, **settings: str) -> subprocess.Popen[str]:
     """Start some ranks of `-m MODULE ...` or of a script; `settings` are environment variables."""

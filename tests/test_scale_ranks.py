@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from command_line import Run
 from patience import wait_for
-from rank_helpers import contents, finished, torchrun, write_corpus
+from rank_helpers import HELD, LAST, contents, finished, torchrun, write_corpus
 
 import pyengine
 from pyengine.embedded import EXCERPT, FACTS
@@ -120,25 +120,6 @@ def test_extract_with_reducers_of_ones_own(tmp_path: Path) -> None:
     runpy.run_path(str(write_script(tmp_path, "alone")))
     for name in ("first", "second"):
         assert contents(tmp_path / "ranks" / name) == contents(tmp_path / "alone" / name)
-
-
-LAST = 8  # of 12 tasks; in the later ones ranks wait
-HELD = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from patience import be_killed
-from pyengine.cli import main
-from pyengine.scale.work import Work
-
-run = Work.run
-
-def held(work, model, out, task, n_tasks, on_progress=None):
-    wait = lambda done, total: be_killed()
-    return run(work, model, out, task, n_tasks, on_progress if task <= {LAST} else wait)
-
-Work.run = held
-main()
-"""
 
 
 @pytest.fixture(scope="module")
