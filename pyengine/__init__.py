@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from pyengine.scale.scale_out import scale_out as scale_out
     from pyengine.shortcuts.fit import fit_shortcuts as fit_shortcuts
     from pyengine.shortcuts.result import Shortcuts as Shortcuts
+    from pyengine.shortcuts.tuned_lens import train_tuned_lens as train_tuned_lens
 
 __version__ = "0.1.0"
 
@@ -92,6 +93,7 @@ _HOMES = {
     "run_with_hooks": "pyengine.hooked",
     "save_cache": "pyengine.cache_files",
     "scale_out": "pyengine.scale.scale_out",
+    "train_tuned_lens": "pyengine.shortcuts.tuned_lens",
     "trigger_examples": "pyengine.analyses.triggers",
 }
 

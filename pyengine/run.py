@@ -135,8 +135,8 @@ def open_run(folder: str | Path) -> Any:
     """Open a complete run, verifying its checksums.
 
     Returns:
-        What its analysis gives: a `TriggerExamples`, `Extraction`, `Agreement`, `Predictions` or
-        `FactNeurons`.
+        What its analysis gives: a `TriggerExamples`, `Extraction`, `Agreement`, `Predictions`,
+        `FactNeurons`, `CachedActivations`, `Shortcuts`, or the `Evaluation` of these.
 
     Raises:
         PyengineError: if it is not a run, is incomplete, or a file is damaged.

@@ -52,6 +52,7 @@ def test_every_stem_is_listed_and_described() -> None:
         "launches",
         "peers",
         "render",
+        "shortcuts",
         "triggers",
         "values",
     }

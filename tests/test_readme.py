@@ -30,9 +30,10 @@ def test_commands_and_options_exist() -> None:
 
     group = typer.main.get_command(app)
     known = dict(group.commands)  # type: ignore[attr-defined]
-    known |= {f"neurons {name}": part for name, part in known.pop("neurons").commands.items()}
+    for name in ("neurons", "shortcuts"):
+        known |= {f"{name} {part}": command for part, command in known.pop(name).commands.items()}
     lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
-    pattern = r"pyengine ((?:neurons )?\w+)([^#&|]*)"
+    pattern = r"pyengine ((?:neurons |shortcuts )?\w+)([^#&|]*)"
     calls = [match for line in lines for match in re.findall(pattern, line)]
     assert len(calls) > 10
     for name, rest in calls:

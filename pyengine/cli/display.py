@@ -39,6 +39,8 @@ STAGE_UNITS = {
     "facts": "prompts",
     "all facts": "facts",
     "solving": "layers",
+    "training": "steps",
+    "timing": "units",
     "r²": "maps",
     "scores": "readings",
     "transfer": "readings",

@@ -9,6 +9,9 @@ from pyengine.cli import corpus_options as given
 from pyengine.cli.display import err
 from pyengine.cli.schedule import carry_out, say_next, schedule_of
 from pyengine.cli.shortcuts_evaluate import evaluate
+from pyengine.cli.shortcuts_generate import generate
+from pyengine.cli.shortcuts_import import import_maps
+from pyengine.cli.shortcuts_tune import tune
 from pyengine.cli.shortcuts_view import print_sources, report, summary
 
 app = typer.Typer(
@@ -167,7 +170,7 @@ def fit(
     if how.shard[1] == 1:  # a shard solves nothing
         report(found)
         print(json.dumps({"run": str(run), **summary(found)})) if as_json else print_sources(found)
-    say_next(how, lambda: f"pyengine.open_run('{run}').apply(h, 0) in Python")
+    say_next(how, lambda: f"pyengine shortcuts evaluate {run} {model} --out RUN")
 
 
 def _solving(advance: Any) -> Any:
@@ -176,3 +179,6 @@ def _solving(advance: Any) -> Any:
 
 app.command("fit")(fit)
 app.command("evaluate")(evaluate)
+app.command("tune")(tune)
+app.command("generate")(generate)
+app.command("import")(import_maps)

@@ -7,31 +7,42 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyengine.cli import corpus_options as given
-from pyengine.cli.display import err, progress
+from pyengine.cli import shortcuts_options as common
+from pyengine.cli.display import err
 from pyengine.cli.shortcuts_evaluate_view import print_evaluation, summary
-from pyengine.errors import Interrupted, PyengineError
+from pyengine.cli.shortcuts_wall_clock import print_wall_clock, time_exits
 
 if TYPE_CHECKING:
     from pyengine.models import Model
-    from pyengine.shortcuts.evaluation import Evaluation
-    from pyengine.shortcuts.result import Shortcuts
 
-TUNED = "tuned"
+IDENTITY, TUNED = "id", "tuned"
 
 
 def evaluate(
-    fit: Annotated[Path, typer.Argument(help="A run of `pyengine shortcuts fit`.")],
-    model: Annotated[str, typer.Argument(help="The model that was fitted: name, folder, 'demo'.")],
+    fit: common.FitArgument,
+    model: common.FittedModelArgument,
     run: Annotated[Path, typer.Option("--out", help="Run directory to write.")],
     mappings: Annotated[
-        str, typer.Option(help="id (logit lens), mat, affine, or some of them.")
-    ] = "id,mat,affine",
+        str | None,
+        typer.Option(
+            help="Of id (logit lens), mat and affine; default all that there are.",
+            show_default=False,
+        ),
+    ] = None,
     ranks: Annotated[
         str | None, typer.Option(help="Also mat and affine cut to these ranks, as 16,64.")
     ] = None,
     early_exit: Annotated[
         bool, typer.Option("--early-exit/--no-early-exit", help="Where every threshold would stop.")
     ] = True,
+    wall_clock: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Also time it: really stop, on N validation units, a unit at a time.",
+        ),
+    ] = None,
     substitution: Annotated[
         bool, typer.Option("--substitution", help="Also put maps in the place of sub-modules.")
     ] = False,
@@ -47,9 +58,7 @@ def evaluate(
     ] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Also draw: .png, .svg or .pdf.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Default: the fit's.", show_default=False)
-    ] = None,
+    dtype: common.FittedDtypeOption = None,
     device: given.DeviceOption = "auto",
     revision: given.RevisionOption = None,
     trust_remote_code: given.TrustOption = False,
@@ -60,20 +69,18 @@ def evaluate(
 
     Example: pyengine shortcuts evaluate runs/gpt2-maps gpt2 --out runs/gpt2-scores --plot maps.png
     """
-    from pyengine.loading import load
+    from pyengine.shortcuts.evaluate import evaluate as score
 
+    if wall_clock is not None and not early_exit:
+        raise typer.BadParameter("--wall-clock times early exits: leave --no-early-exit out")
     given.check_picture(plot)
     given.set_threads(threads)
-    shortcuts = _open_fit(fit)
-    loaded = load(
-        model,
-        dtype=dtype or shortcuts.manifest["numerics"]["dtype"],
-        device=device,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-    )
-    settings = {
-        "mappings": _names(mappings),
+    shortcuts = common.open_fit(fit)
+    loaded = common.load_fitted(shortcuts, model, dtype, device, revision, trust_remote_code)
+    for stack in shortcuts.stacks:  # imported maps may lack it: said before a run is begun
+        shortcuts.validation(stack)
+    settings: dict[str, Any] = {
+        "mappings": _names(mappings) or (IDENTITY, *shortcuts.kinds()),
         "ranks": _ranks(ranks),
         "extra": _tuned(tuned_lens, loaded),
         "early_exit": early_exit,
@@ -82,42 +89,24 @@ def evaluate(
         "bootstrap": bootstrap,
         "seed": seed,
     }
-    found = _evaluate(shortcuts, loaded, run, settings)
+    with common.from_the_start() as advance:
+        found = score(shortcuts, loaded, out=run, on_progress=advance, **settings)
+    timed = None
+    if wall_clock is not None:
+        timed = time_exits(found, shortcuts, loaded, wall_clock, run)
     if plot is not None:
         from pyengine.plots.shortcuts import plot_shortcuts
 
         plot_shortcuts(found, plot)
         err.print(f"wrote {plot}")
     if as_json:
-        print(json.dumps({"run": str(run), **summary(found)}))
+        times = {} if timed is None else {"wall_clock": timed.to_pylist()}
+        print(json.dumps({"run": str(run), **summary(found), **times}))
         return
     print_evaluation(found)
+    if timed is not None:
+        print_wall_clock(timed)
     err.print(f"tables: {run}/*.parquet")
-
-
-def _open_fit(path: Path) -> "Shortcuts":
-    from pyengine.run import open_run
-    from pyengine.shortcuts.result import Shortcuts
-
-    found = open_run(path)
-    if not isinstance(found, Shortcuts):
-        raise PyengineError(
-            f"{path} holds {found.manifest['analysis']}; evaluate reads a run of "
-            "`pyengine shortcuts fit`"
-        )
-    return found
-
-
-def _evaluate(
-    shortcuts: "Shortcuts", model: "Model", run: Path, settings: dict[str, Any]
-) -> "Evaluation":
-    from pyengine.shortcuts.evaluate import evaluate as score
-
-    try:
-        with progress() as advance:
-            return score(shortcuts, model, out=run, on_progress=advance, **settings)
-    except KeyboardInterrupt as stop:
-        raise Interrupted("interrupted; run the same command again to start over") from stop
 
 
 def _names(text: str | None) -> tuple[str, ...]:

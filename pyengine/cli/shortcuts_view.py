@@ -59,6 +59,9 @@ def sources(found: "Shortcuts") -> list[dict[str, Any]]:
 
 def print_sources(found: "Shortcuts") -> None:
     """Print a table of the layers that maps begin at; taps inside blocks in one line."""
+    if not found.fits.num_rows:
+        out.print("the maps were given; how they were fitted is not known")
+        return
     names = ("stack", "layer", "maps", "rank", "cond", "affine rank", "cond", "rows", "solver")
     table = columns(*names, left=("stack", "solver"))
     inside = 0

@@ -69,8 +69,14 @@ def evaluate(
     shortcuts.check(model)
     names = _names(mappings, ranks, extra or {})
     _check(names, transfer, bootstrap, seed)
+    extra = extra or {}
     maps = {
-        stack: {name: maps_of(shortcuts, (extra or {}).get(name, name), stack) for name in names}
+        stack: {
+            name: maps_of(shortcuts, extra.get(name, name), stack)
+            for name in names
+            # Maps that are given are those of the stack that is read.
+            if name not in extra or has_readout(model, stack)
+        }
         for stack in shortcuts.stacks
     }
     kinds = tuple(kind for kind in KINDS if substitution and kind in names)

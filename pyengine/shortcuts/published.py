@@ -16,7 +16,6 @@ from pyengine.models import Model
 from pyengine.shortcuts.linear_map import MAT, LinearMap
 from pyengine.shortcuts.points import ALL, TO_LAST, Points, points_of, stacks_of
 from pyengine.shortcuts.result import Shortcuts
-from pyengine.shortcuts.validation import Validation
 
 _PAIR = re.compile(r"(\d+)_(\d+)")
 _PICKLES = ("*.pickle", "*.pkl", "*.pt", "*.bin")
@@ -29,7 +28,6 @@ def import_matrices(
     path: str | Path,
     *,
     stack: str | None = None,
-    validation: Mapping[str, Validation] | None = None,
 ) -> Shortcuts:
     """Take published matrices as the maps of a model.
 
@@ -40,12 +38,10 @@ def import_matrices(
         model: what they were fitted on.
         path: a folder of `i_j.safetensors`, each with one tensor, or one file of tensors `i_j`.
         stack: whose layers; None: the only one, or the decoder.
-        validation: what maps are scored on, by stack, say that of a fit of the same model; without
-            it the maps can be used but not evaluated.
 
     Returns:
         Shortcuts whose `mat` maps they are: of all pairs where all are there, else to the last
-        layer.
+        layer. They have no validation rows; `Shortcuts.scored_on` takes those of a fit.
 
     Raises:
         PyengineError: for a pickle, a file of another kind, a matrix of another width, or where a
@@ -57,7 +53,7 @@ def import_matrices(
     _check(found, points, int(model.config.hidden_size), path)
     pairs = ALL if found.keys() >= set(points.pairs(ALL)) else TO_LAST
     kept = {pair: {MAT: LinearMap(found[pair])} for pair in points.pairs(pairs)}
-    return Shortcuts.from_maps(model, {stack: points}, {stack: kept}, validation or {}, pairs=pairs)
+    return Shortcuts.from_maps(model, {stack: points}, {stack: kept}, {}, pairs=pairs)
 
 
 def _matrices(path: Path) -> Iterator[tuple[Pair, Tensor]]:

@@ -72,6 +72,8 @@ class StoredValidation(Mapping[str, Validation]):
         self._read = cache(Validation.read)
 
     def __getitem__(self, stack: str) -> Validation:
+        if stack not in self._stacks:
+            raise KeyError(stack)
         return self._read(self._folder / validation_file(stack))
 
     def __iter__(self) -> Iterator[str]:
