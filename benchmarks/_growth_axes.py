@@ -124,5 +124,5 @@ AXES = {
     "corpus": Axis("tokens (4 layers of 128)", _corpus, 1, "every token is computed once"),
     "k": Axis("k (100k tokens, 2 layers of 64)", _k, 1, "a key takes k·(1 + ln(units / k)) in"),
     "width": Axis("width (2 layers, 20k tokens)", _width, 2, "the weights grow as its square"),
-    "sites": Axis("n reducers (12 layers of 128)", _sites, 1, "the forward pass is shared"),
+    "sites": Axis("sites (12 layers of 128)", _sites, 1, "the forward pass is shared"),
 }

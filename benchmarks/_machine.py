@@ -1,10 +1,12 @@
 """Names the machine, so that no figure stands without it, and writes results."""
 
+import hashlib
 import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,13 +33,22 @@ def machine() -> dict[str, Any]:
     return facts
 
 
-def write_result(name: str, figures: Any, command: str) -> Path:
-    """Write figures with machine and command to benchmarks/results/NAME.json."""
+def write_result(name: str, figures: Any, command: str, inputs: Iterable[Path] = ()) -> Path:
+    """Write figures with machine, command and what was read to benchmarks/results/NAME.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     record = {"command": command, "machine": machine(), "figures": figures}
+    if files := [file for given in inputs for file in _files(given)]:
+        record["inputs"] = {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+        }
     path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     return path
+
+
+def _files(given: Path) -> list[Path]:
+    found = sorted(given.iterdir()) if given.is_dir() else [given]
+    return [file for file in found if file.is_file()]
 
 
 def _cpu_name() -> str:

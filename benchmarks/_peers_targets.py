@@ -1,7 +1,7 @@
-"""A family's report: what every case costs, and the targets, met or missed."""
+"""A family's report: what every case costs, and the targets: met, missed, or undecided."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks._peers_common import NAMES, Scale, Setting
@@ -83,13 +83,23 @@ def _line(name: str, case: dict[str, Any]) -> Line:
 def judge(
     setting: Setting, target: Target, costs: dict[str, list[Cost]], fraction: float
 ) -> tuple[Line, dict[str, Any]]:
-    """Hold the median over the rounds against the limit."""
+    """Hold the rounds against the limit."""
     pair = [costs[target.case], costs[target.peer]]
-    ratio = statistics.median(ratios(setting, *(reversed(pair) if target.faster else pair)))
+    rounds = ratios(setting, *(reversed(pair) if target.faster else pair))
     limit = fraction if target.limit is None else target.limit
-    met = ratio >= limit if target.faster else ratio <= limit
+    ratio, judged = statistics.median(rounds), standing(rounds, limit, target.faster)
     what, sign = ("times as fast as", "≥") if target.faster else ("of the time of", "≤")
     name = f"  {target.case}: {what} {target.peer}"
     beside = "limit: the FLOP of the blocks that were begun" if target.limit is None else ""
-    line = Line(name, "", beside, f"{ratio:.3f} x", f"{sign} {limit:.3g} x", verdict(met))
-    return line, {"ratio": ratio, "limit": limit, "met": met}
+    spread = [min(rounds), max(rounds)]
+    measured = f"{ratio:.3f} x ({spread[0]:.3f} to {spread[1]:.3f})"
+    line = Line(name, "", beside, measured, f"{sign} {limit:.3g} x", judged)
+    return line, {"ratio": ratio, "spread": spread, "limit": limit, "verdict": judged}
+
+
+def standing(rounds: Sequence[float], limit: float, faster: bool = False) -> str:
+    """Say `met` or `missed` where all rounds are on one side of the limit, else `undecided`."""
+    if min(rounds) < limit < max(rounds):
+        return "undecided"
+    middle = statistics.median(rounds)
+    return verdict(middle >= limit if faster else middle <= limit)

@@ -2,12 +2,14 @@
 
 import json
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from benchmarks import _machine
 
+SAVE_THEMSELVES = ("cpu-accuracy", "launches")  # stems without options
 NOT_YET = "not yet measured"
 WIKITEXT_103 = 118e6  # tokens under GPT-2's tokenizer
 
@@ -19,6 +21,7 @@ class Record(NamedTuple):
     command: str
     machine: dict[str, Any]
     figures: dict[str, Any]
+    inputs: Mapping[str, str] = MappingProxyType({})  # sha256 of the files read, by name
 
 
 def load(name: str) -> Record | None:
@@ -53,9 +56,16 @@ def _origin(record: Record) -> str:
     where = at.get("gpu", f"{at['cpu']}, {threads}")
     using = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers"))
     return (
-        f"<sub>`{record.command}`: {where}; {using}; {at['date']}, {at['commit']} "
+        f"<sub>`{_command(record)}`: {where}; {using}; {at['date']}, {at['commit']} "
         f"(`{record.name}.json`)</sub>"
     )
+
+
+def _command(record: Record) -> str:
+    """Return the command that writes the record again, with files elsewhere by their names."""
+    words = [Path(word).name if word.startswith("/") else word for word in record.command.split()]
+    saved = {"--save"} & {*words} or record.name in SAVE_THEMSELVES
+    return " ".join(words if saved else [*words, "--save", record.name])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

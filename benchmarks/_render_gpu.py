@@ -8,9 +8,12 @@ import transformers
 
 from benchmarks._attribution_speed import FLOOR_GFLOP
 from benchmarks._gpu_attribution import PARAREL
+from benchmarks._gpu_common import Scale
 from benchmarks._gpu_corpus import SAMPLES, WHOLE
+from benchmarks._gpu_peers import FULL as PEERS
 from benchmarks._gpu_search import SIZES, TARGETS
 from benchmarks._peers_common import NAMES
+from benchmarks._peers_pyengine import QUARTERS
 from benchmarks._peers_rounds import BODY, FF_LAYERS, FUSED, MODEL, NNSIGHT, TOPK, TRANSFORMER_LENS
 from benchmarks._render_common import (
     NOT_YET,
@@ -29,6 +32,8 @@ H100 = "NVIDIA H100 80GB HBM3"
 MODELS = NAMES | {"gpt_neo": "GPT-Neo-125M"}
 DTYPES = {"bfloat16": 2, "tf32": 4, "float32": 4}  # and bytes of a number
 UNIT = 128  # tokens, as DESIGN's floors assume
+SAMPLE = Scale().family_tokens
+MILLION = 1e6
 WAYS = (BODY, TOPK, TRANSFORMER_LENS, NNSIGHT, FF_LAYERS, MODEL, FUSED)
 # Of a call on 8,192 tokens and 3,072 dims: bytes read and written, ids and block maxima included.
 KERNELS = {
@@ -60,11 +65,18 @@ def shape(family: str) -> BodyShape:
         return BodyShape.of(kind(kind.config_class(**SIZES[family] | more)))
 
 
-def floor_s(family: str, dtype: str) -> float:
-    """Return the least seconds for WikiText-103, in units of 128 tokens."""
-    decoder = [UNIT] if family == "t5" else None
-    cost = whole(shape(family).costs([UNIT], decoder, to_last_activation=True))
-    return WIKITEXT_103 / UNIT * cost.seconds(peak(dtype), DTYPES[dtype])
+def floor_s(
+    family: str,
+    dtype: str,
+    n_tokens: float = WIKITEXT_103,
+    unit: int = UNIT,
+    *,
+    to_last_activation: bool = True,
+) -> float:
+    """Return the least seconds of a forward pass over so many tokens, in units of one length."""
+    decoder = [unit] if family == "t5" else None
+    costs = shape(family).costs([unit], decoder, to_last_activation=to_last_activation)
+    return n_tokens / unit * whole(costs).seconds(peak(dtype), DTYPES[dtype])
 
 
 def search() -> str:
@@ -77,9 +89,10 @@ def search() -> str:
     ]
     whole_run = cells(records, "corpus", WHOLE, _text_to_run)
     floor, goal = f"{floor_s('gpt2', 'bfloat16'):.1f} s", f"{TARGETS['bfloat16']:.0f} s"
-    rows.insert(0, ["GPT-2 small, all of it", "bfloat16", floor, goal, "", whole_run])
-    header = ["118M tokens, every key, k = 50", "precision", "floor, H100", "target"]
-    header += ["search, extrapolated", "from text to run, as measured"]
+    rows.insert(0, ["GPT-2 small, all of it", "bfloat16", floor, goal, "", floor, whole_run])
+    header = ["every key, k = 50", "precision", "118M tokens: floor, H100", "target"]
+    header += ["search, extrapolated", f"{SAMPLE / 1e6:.0f}M tokens, or all of it: floor, H100"]
+    header += ["from text to run, as measured"]
     return paragraphs(table(header, rows), source(*records))
 
 
@@ -88,7 +101,8 @@ def _search_row(records: list[Record], family: str, dtype: str) -> list[str]:
     name = f"{family} {dtype}"
     searched = cells(records, "search", name, lambda at: f"{at['corpus_s']:.1f} s")
     run = cells(records, "corpus", name, _text_to_run)
-    return [MODELS[family], dtype, f"{floor_s(family, dtype):.1f} s", goal, searched, run]
+    floors = [f"{floor_s(family, dtype):.1f} s", f"{floor_s(family, dtype, SAMPLE):.1f} s"]
+    return [MODELS[family], dtype, floors[0], goal, searched, floors[1], run]
 
 
 def others() -> str:
@@ -110,21 +124,33 @@ def others() -> str:
 
 
 def peers() -> str:
-    """The peers in the time of the bare body on the GPU, in float32."""
+    """The peers' time for a million tokens on the GPU, in float32, and in that of the bare body."""
     records = gpu_records()
-    rows = [
-        [
-            way,
-            *(cells(records, "peers", f"peers {name}", partial(_of_body, way)) for name in NAMES),
-        ]
-        for way in WAYS
-    ]
-    header = ["time, in that of the bare body", *NAMES.values()]
+    rows = []
+    for way in WAYS:
+        row = [way]
+        for name in NAMES:
+            row.append(duration(_peer_floor_s(way, name)))
+            row.append(cells(records, "peers", f"peers {name}", partial(_of_body, way)))
+        rows.append(row)
+    header = ["float32, a million tokens"]
+    for name in NAMES.values():
+        header += [f"{name}: floor, H100", "measured (in that of the body)"]
     return paragraphs(table(header, rows), source(*records))
 
 
+def _peer_floor_s(way: str, family: str) -> float:
+    """Return the least seconds of the forward pass that a way needs for a million tokens."""
+    unit = PEERS.length // QUARTERS if way == FF_LAYERS else PEERS.length
+    last = way in (MODEL, FUSED)
+    return floor_s(family, "float32", MILLION, unit, to_last_activation=last)
+
+
 def _of_body(way: str, at: dict[str, Any]) -> str:
-    return f"{at['cases'][way]['of_body']:.2f}" if way in at["cases"] else "not installed"
+    if way not in at["cases"]:
+        return "not installed"
+    case = at["cases"][way]
+    return f"{duration(case['wall_s'] / case['tokens'] * MILLION)} ({case['of_body']:.2f})"
 
 
 def _text_to_run(at: dict[str, Any]) -> str:

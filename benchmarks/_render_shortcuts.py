@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks._gpu_shortcuts import DOUBLE, FIT, GRAM, ROWS, SCORES
+from benchmarks._gpu_shortcuts import DOUBLE, FIT, GRAM, ROWS, SCORES, SINGLE
 from benchmarks._render_common import (
     NOT_YET,
     Record,
@@ -14,8 +14,10 @@ from benchmarks._render_common import (
     table,
     wrap,
 )
-from benchmarks._render_gpu import cells
+from benchmarks._render_gpu import MILLION, cells, floor_s
+from benchmarks._shortcuts_common import Scale
 from benchmarks._shortcuts_evaluate import LIMIT as PASSES
+from benchmarks._shortcuts_evaluate import evaluate_flops
 from benchmarks._shortcuts_memory import BARE, SOLVERS
 from benchmarks._shortcuts_memory import LIMIT as STATES
 from benchmarks._shortcuts_solve import TARGET
@@ -36,15 +38,24 @@ def shortcuts() -> str:
 def gpu_shortcuts() -> str:
     """The same on a GPU: products, a fit over all tokens, scores."""
     records = gpu_records()
-    flops = 2 * ROWS * 768**2 * 24
+    d, n_layers, vocab = 768, 12, Scale().vocab
+    sums_s = 2 * MILLION * d**2 * 2 * n_layers / DOUBLE  # of a fit's two products per layer
     rows = [
         [
             f"{GRAM}, {ROWS:,} rows",
-            f"{flops / DOUBLE * 1e3:.1f} ms",
+            f"{sums_s * ROWS / MILLION * 1e3:.1f} ms",
             cells(records, "shortcuts", GRAM, lambda at: f"{at['s'] * 1e3:.1f} ms"),
         ],
-        [FIT, "", cells(records, "shortcuts", FIT, _fitted)],
-        [SCORES, "", cells(records, "shortcuts", FIT, _scored)],
+        [
+            f"{FIT}, a million",
+            duration(sums_s + floor_s("gpt2", "float32", MILLION, to_last_activation=False)),
+            cells(records, "shortcuts", FIT, _fitted),
+        ],
+        [
+            f"{SCORES}, a million tokens",
+            duration(evaluate_flops(int(MILLION), n_layers, d, vocab) / SINGLE),
+            cells(records, "shortcuts", FIT, _scored),
+        ],
     ]
     header = ["GPT-2 small", "floor, H100", "measured"]
     return paragraphs(table(header, rows), source(*records))
@@ -118,9 +129,13 @@ def _told(record: Record) -> str:
 
 
 def _fitted(at: dict[str, Any]) -> str:
-    return f"{duration(at['fit_s'])} ({at['tokens'] / 1e3:,.0f}k tokens)"
+    return _of_million(at["fit_s"], at["tokens"])
 
 
 def _scored(at: dict[str, Any]) -> str:
-    tokens, floor = at["scored_tokens"] / 1e3, at["evaluate_floor_s"]
-    return f"{duration(at['evaluate_s'])} ({tokens:,.0f}k tokens, floor {duration(floor)})"
+    return _of_million(at["evaluate_s"], at["scored_tokens"])
+
+
+def _of_million(seconds: float, tokens: int) -> str:
+    measured = f"{duration(seconds)} for {tokens / 1e3:,.0f}k"
+    return f"{duration(seconds * MILLION / tokens)}, extrapolated ({measured})"

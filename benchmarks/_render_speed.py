@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks import _corpus_scale, _merge_files
+from benchmarks._growth_axes import AXES
 from benchmarks._peers_common import NAMES
 from benchmarks._peers_rounds import (
     BODY,
@@ -17,6 +18,7 @@ from benchmarks._peers_rounds import (
     TOPK,
     TRANSFORMER_LENS,
 )
+from benchmarks._peers_targets import standing
 from benchmarks._render_common import (
     NOT_YET,
     WIKITEXT_103,
@@ -29,6 +31,7 @@ from benchmarks._render_common import (
     table,
     wrap,
 )
+from benchmarks.growth import TOLERANCE, steepest_verdict
 
 TRIGGERS = {"gpt2": "GPT-2 small", "bert": "BERT-base"}
 WAYS = {
@@ -103,31 +106,41 @@ def _price(case: dict[str, Any] | None) -> list[str]:
 
 
 def peer_targets() -> str:
-    """Hold every family's ratio against its limit."""
+    """Hold the rounds of every family's ratios against their limits."""
     record = need("cpu-peers")
     rows: dict[str, list[str]] = {}
     for family in NAMES:
+        cases = record.figures[family]["cases"]
         for what, target in record.figures[family]["targets"].items():
             case, peer = what.split(" / ")
-            sign, of = ("≤", "of the body") if peer == BODY else ("≥", f"× as fast as {peer}")
-            judged = "met" if target["met"] else "missed"
-            cell = f"{target['ratio']:.3g} {sign} {target['limit']:.3g}: {judged}"
+            faster = peer != BODY
+            sign, of = ("≥", f"× as fast as {peer}") if faster else ("≤", "of the body")
+            pair = [cases[name]["cpu_s_rounds"] for name in (case, peer)]
+            over, under = reversed(pair) if faster else pair
+            rounds = [a / b for a, b in zip(over, under, strict=True)]
+            judged = standing(rounds, target["limit"], faster)
+            cell = f"{target['ratio']:.3g} ({min(rounds):.3g} to {max(rounds):.3g}) "
+            cell += f"{sign} {target['limit']:.3g}: {judged}"
             rows.setdefault(f"`{case}`, {of}", [""] * len(NAMES))[[*NAMES].index(family)] = cell
-    return table(["", *NAMES.values()], [[what, *cells] for what, cells in rows.items()])
+    told = "Medians, and in brackets the least and the greatest of the rounds; a limit between "
+    told += "these two is undecided: the machine was not quiet enough to say."
+    lines = [[what, *cells] for what, cells in rows.items()]
+    return paragraphs(table(["", *NAMES.values()], lines), wrap(told))
 
 
 def growth_picture() -> str:
     """The picture, and the slopes in a line."""
     record = load("cpu-growth")
     if record is None:
-        return f"**Growth** with the corpus, k, the width and the number of reducers: {NOT_YET}."
+        return f"**Growth** with the corpus, k, the width and the number of sites: {NOT_YET}."
     slopes = [
-        f"{line['slope']:.2f} with {axis} ({name})"
-        for axis, found in record.figures.items()
-        for name, line in found["lines"].items()
+        f"{line['slope']:.2f} with {axis} ({name}; steepest {line['steepest']:.2f})"
+        for axis in AXES
+        for name, line in record.figures[axis]["lines"].items()
         if "verdict" in line
     ]
-    told = f"**Growth.** The slope of log time in log size is {', '.join(slopes)}; 1 is linear."
+    told = f"**Growth.** The slope of log time in log size is {', '.join(slopes)}; 1 is linear, "
+    told += "2 with the width. The steepest is that between two neighbouring sizes."
     return paragraphs(wrap(told), "![Time against size, in four panels](docs/growth.svg)")
 
 
@@ -137,16 +150,22 @@ def growth() -> str:
     if record is None:
         return f"Growth of time with corpus, k, width and sites: {NOT_YET}."
     rows = []
-    for axis in ("corpus", "k", "width", "sites"):
+    for axis, known in AXES.items():
         found = record.figures[axis]
         for name, line in found["lines"].items():
             sizes = f"{found['x'][0]:,} → {found['x'][-1]:,}"
             times = f"{line['cpu_s'][0]:.2f} → {line['cpu_s'][-1]:.2f} s"
-            slopes = [f"{line['slope']:.2f}", f"{line['steepest']:.2f}"]
-            judged = f"≤ {found['limit']}: {line['verdict']}" if "verdict" in line else ""
-            rows.append([found["label"], sizes, name, times, *slopes, judged, found["why"]])
-    header = ["", "sizes", "what", "CPU time", "slope", "steepest step", "linear", "because"]
-    return paragraphs(table(header, rows), source(record))
+            judged = ["", ""]
+            if "verdict" in line:
+                step = steepest_verdict(found["x"], line["cpu_s_rounds"], found["limit"])
+                judged = [f" ≤ {found['limit']}: {each}" for each in (line["verdict"], step)]
+            slopes = [f"{line[key]:.2f}" for key in ("slope", "steepest")]
+            cells = [a + b for a, b in zip(slopes, judged, strict=True)]
+            rows.append([known.label, sizes, name, times, *cells, found["why"]])
+    header = ["", "sizes", "what", "CPU time", "slope", "steepest step", "because"]
+    told = f"Limits within {TOLERANCE:.0%}. A step is undecided where the limit lies between the "
+    told += "least and the greatest of its rounds."
+    return paragraphs(table(header, rows), wrap(told), source(record))
 
 
 def memory() -> str:

@@ -104,6 +104,7 @@ def _accuracy(figures: dict[str, Any]) -> str:
     speed = [figures["speed"][name] for name in figures["memory"]]
     flop = {name: figures["speed"][f"{name}, FLOP"] for name in ("BERT-base", "GPT-2 small")}
     same = max(found[SAME_RULE]["difference"] for found in speed)
+    few = sorted(found["adaptive"]["nodes"] for found in speed)
     pre = [found["adaptive"]["cpu_ratio"] for found in speed if OWN_NEURONS in found]
     gflop = ", ".join(
         f"{name} {found[SAME_RULE] / 1e9:,.0f} (the package {found[PACKAGE] / 1e9:,.0f})"
@@ -118,8 +119,9 @@ def _accuracy(figures: dict[str, Any]) -> str:
         f"*Same rule* gives the package's numbers to {same:.0e} of the largest score. GFLOP at 12 "
         f"tokens: {gflop}. For GPT-2 *adaptive* reads coefficients, our default; on the package's "
         f"pre-activations it is {' and '.join(f'{ratio:.1f}' for ratio in pre)} ×. Random weights "
-        f"are nearly linear, so that few nodes are needed. On the trained test models, which are "
-        f"sure of their facts, `adaptive` takes {span('adaptive', 'nodes', '.0f')} nodes a layer "
+        f"are nearly linear: {few[0]:.0f} to {few[-1]:.0f} nodes a layer suffice. On the trained "
+        f"test models, which are sure of their facts, `adaptive` takes "
+        f"{span('adaptive', 'nodes', '.0f')} nodes a layer "
         f"and is {span('adaptive', 'cpu_ratio', '.1f')} × as fast as the package, with a median "
         f"error of {span('adaptive', 'median_error', '.0e')} where the package's 20 steps have "
         f"{span(PACKAGE, 'median_error', '.2f')} ({next(iter(accuracy))['facts']} facts each, "

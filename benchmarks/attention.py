@@ -1,7 +1,7 @@
 """Eager attention against torch's scaled dot product, per family, as the corpus pass runs them.
 
-    python -m benchmarks attention                     # two minutes
-    python -m benchmarks attention --tokens 512 --rounds 1
+    python -m benchmarks attention --save cpu-attention     # two minutes
+    python -m benchmarks attention --tokens 512 --rounds 1  # writes nothing
 
 One process, one thread, two layers of the usual width with random weights, in float32: batches of
 rows that are padded by a few tokens. The implementations take turns; medians of the CPU time.
@@ -42,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--tokens", type=int, default=2048, help="of a batch")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     figures: dict[str, Any] = {}
@@ -53,8 +54,9 @@ def main(argv: Sequence[str]) -> None:
             figures[f"{family}, {length} tokens"] = found
             eager, sdpa = (found[how]["median_s"] for how in GIVEN)
             print(f"{family:5} {length:4} tokens: eager {eager:.3f} s, sdpa {sdpa / eager:.2f} x")
-    command = " ".join(["python -m benchmarks attention", *argv])
-    print(f"wrote {write_result('cpu-attention', figures, command)}")
+    if options.save:
+        command = " ".join(["python -m benchmarks attention", *argv])
+        print(f"wrote {write_result(options.save, figures, command)}")
 
 
 def _model(family: str, how: str) -> Model:

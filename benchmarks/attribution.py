@@ -1,7 +1,7 @@
 """Which neurons an answer is attributed to, beside the package knowledge-neurons 0.0.2.
 
-    python -m benchmarks attribution                     # the whole of it: ten minutes
-    python -m benchmarks attribution --quick             # less of it
+    python -m benchmarks attribution --save cpu-attribution     # the whole of it: ten minutes
+    python -m benchmarks attribution --quick                    # less of it, and nothing is written
     python -m benchmarks attribution --only accuracy,memory
 
 The same process, thread, model and tokenizer for both, 20 steps. Targets in CPU time of the
@@ -66,9 +66,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--save", default="cpu-attribution", help="name of the file under benchmarks/results/"
-    )
+    parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -76,9 +74,10 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(options.threads)
     found = measure(parts, QUICK if options.quick else FULL)
     show(found)
-    command = " ".join(["python -m benchmarks attribution", *argv])
-    figures = {part: result for part, (_, result) in found.items()}
-    print(f"wrote {write_result(options.save, figures, command)}")
+    if options.save:
+        command = " ".join(["python -m benchmarks attribution", *argv])
+        figures = {part: result for part, (_, result) in found.items()}
+        print(f"wrote {write_result(options.save, figures, command)}")
 
 
 def measure(parts: Sequence[str], scale: Scale) -> dict[str, Found]:

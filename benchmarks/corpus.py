@@ -58,7 +58,8 @@ def main(arguments: Sequence[str]) -> None:
     found = _drawn(options)
     if options.save:
         command = " ".join(["python -m benchmarks corpus", *_shown(arguments)])
-        print(f"wrote {write_result(options.save, found, command)}")
+        inputs = [Path(options.paragraphs), Path(options.tokenizer)]
+        print(f"wrote {write_result(options.save, found, command, inputs)}")
 
 
 def _drawn(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,13 +1,13 @@
 """Everything that needs a GPU: its tests, the kernels, the search, exactness. One command.
 
-    python -m benchmarks gpu                     # the whole of it
-    python -m benchmarks gpu --quick             # less of it, under 3 minutes on one H100
+    python -m benchmarks gpu --save gpu-h100     # the whole of it
+    python -m benchmarks gpu --quick             # less of it, and nothing is written
     python -m benchmarks gpu --only kernels,search
     python -m benchmarks gpu --only corpus --families gpt2 --save gpu-h100-corpus
 
-Prints one table beside the floors and targets, and writes benchmarks/results/gpu-NAME.json with
-the name of the GPU. Every part runs in a process of its own, every measurement on its own: what
-fails is reported, the rest still runs, and the exit code is then 1. A missed speed is no failure.
+Prints one table beside the floors and targets; `render` shows what is saved under names that begin
+with gpu-. Every part runs in a process of its own, every measurement on its own: what fails is
+reported, the rest still runs, and the exit code is then 1. A missed speed is no failure.
 """
 
 import argparse
@@ -91,10 +91,11 @@ def main(argv: Sequence[str]) -> None:
     scale = replace(scale, corpus=options.corpus)
     found = {part: isolated(part, scale) for part in parts}
     show(found)
-    gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name(0).lower()).strip("-")
-    command = " ".join(["python -m benchmarks gpu", *argv])
-    figures = {part: result for part, (_, result) in found.items()}
-    print(f"wrote {write_result(options.save or f'gpu-{gpu}', figures, command)}")
+    if options.save:
+        command = " ".join(["python -m benchmarks gpu", *argv])
+        figures = {part: result for part, (_, result) in found.items()}
+        inputs = [options.corpus] if options.corpus else []
+        print(f"wrote {write_result(options.save, figures, command, inputs)}")
     sys.exit(int(failed(found)))
 
 

@@ -8,7 +8,8 @@ One process, one thread, models of the usual sizes with random weights, in float
 turns, several rounds. Targets in CPU time of the body's forward pass: the best tokens of all layers
 within 1.05 times with the model's own activations, 0.92 with GPT-2's fused; one layer cached within
 the fraction of the model that was run, counted in FLOP of the blocks begun. In that of others: 1.7
-times as fast as TransformerLens with `torch.topk`, 1.2 times as fast as nnsight. All must find the
+times as fast as TransformerLens with `torch.topk`, 1.2 times as fast as nnsight. A target is
+undecided where the limit lies between the least and the greatest of the rounds. All must find the
 same (where scores are equal, any of the ids): scores that differ by more than 1e-4 make the exit
 code 1. ff-layers' search, and storing every activation above 0 as delphi does, get two batches, and
 are held to ours on these.

@@ -1,26 +1,36 @@
-"""Write every table and every line with figures of the READMEs from benchmarks/results/*.json.
+"""Write every table, every line with figures and the picture of the READMEs from the results.
 
     python -m benchmarks render              # rewrites the READMEs and docs/performance.md
     python -m benchmarks render --check      # changes nothing; exit code 1 if something would
 
-What stands between `<!-- figures: NAME -->` and `<!-- end -->` is replaced by the section NAME.
+What stands between `<!-- figures: NAME -->` and `<!-- end -->` is replaced by the section NAME; the
+results are benchmarks/results/*.json, docs/growth.svg is drawn from one of them.
 """
 
 import argparse
+import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
+
 from benchmarks import (
+    _growth_plot,
+    _machine,
     _render_gpu,
     _render_performance,
     _render_shortcuts,
     _render_speed,
     _render_values,
 )
+from benchmarks._render_common import load
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ("pyengine", "kernels")
+PICTURE = "docs/growth.svg"
 DOCUMENTS = ("README.md", "benchmarks/README.md", "docs/performance.md")
 SECTIONS: dict[str, Callable[[], str]] = {
     "triggers": _render_speed.triggers,
@@ -67,7 +77,46 @@ def main(argv: Sequence[str]) -> None:
         else:
             path.write_text(rendered, encoding="utf-8")
             print(f"wrote {name}: {', '.join(changed(text, rendered))}")
+    stale += _drawn(options.check)
+    if older := outdated():
+        told = ", ".join(f"{name} ({n})" for name, n in older.items())
+        print(f"measured before the last commits to the package: {told}", file=sys.stderr)
     sys.exit(int(options.check and stale > 0))
+
+
+def _drawn(check: bool) -> bool:
+    """Draw the picture if it is not that of the results; return whether it was not."""
+    record, path = load("cpu-growth"), ROOT / PICTURE
+    if record is None:
+        return False
+    if matplotlib.__version__ != _growth_plot.DRAWN_WITH:
+        wanted, here = _growth_plot.DRAWN_WITH, matplotlib.__version__
+        print(f"{PICTURE}: left alone; matplotlib {wanted} draws it, this is {here}")
+        return False
+    drawn = _growth_plot.picture(record.figures)
+    if path.exists() and path.read_bytes() == drawn:
+        return False
+    if check:
+        print(f"{PICTURE}: not as in benchmarks/results/")
+    else:
+        path.write_bytes(drawn)
+        print(f"wrote {PICTURE}")
+    return True
+
+
+def outdated() -> dict[str, int]:
+    """Count the commits to the package since each results file was measured; without git, none."""
+    found = {}
+    for path in sorted(_machine.RESULTS.glob("*.json")):
+        commit = json.loads(path.read_text(encoding="utf-8"))["machine"]["commit"]
+        command = ["git", "rev-list", "--count", f"{commit}..HEAD", "--", *PACKAGE]
+        try:
+            count = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        if int(count.stdout):
+            found[path.stem] = int(count.stdout)
+    return found
 
 
 def render(text: str, sections: Mapping[str, Callable[[], str]]) -> str:

@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
         figures = throughput(arguments)
     if arguments.save:
         command = f"python -m benchmarks triggers {' '.join(argv)}"
-        print(f"wrote {write_result(arguments.save, figures, command)}")
+        print(f"wrote {write_result(arguments.save, figures, command, [arguments.corpus])}")
 
 
 @pytest.mark.parametrize("way", WAYS)

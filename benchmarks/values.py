@@ -94,7 +94,8 @@ def main(argv: Sequence[str]) -> None:
     if options.save:
         command = " ".join(["python -m benchmarks values", *argv])
         figures = {part: result for part, (_, result) in found.items()}
-        print(f"wrote {write_result(options.save, figures, command)}")
+        inputs = [options.corpus] if options.corpus else []
+        print(f"wrote {write_result(options.save, figures, command, inputs)}")
 
 
 def measure(parts: Sequence[str], scale: Scale) -> dict[str, Found]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -175,20 +176,27 @@ class Model:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the configuration and every parameter and buffer."""
-        return model_hash(self.hf)
+        """SHA-256 over the configuration and every parameter and buffer but those `absent`."""
+        return model_hash(self.hf, without=self.absent)
 
     @cached_property
     def tokenizer_fingerprint(self) -> str | None:
         return None if self.tokenizer is None else tokenizer_hash(self.tokenizer)
 
 
-def model_hash(hf: PreTrainedModel) -> str:
-    """Return the SHA-256 of a model's configuration, parameters and buffers (tied ones once)."""
+def model_hash(hf: PreTrainedModel, without: Collection[str] = ()) -> str:
+    """Return the SHA-256 of a model's configuration, parameters and buffers (tied ones once).
+
+    Args:
+        hf: the model.
+        without: names left out: random weights would be others in every process.
+    """
     config = {k: v for k, v in hf.config.to_diff_dict().items() if k not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     tensors = dict(hf.named_parameters()) | dict(hf.named_buffers())
     for name, tensor in sorted(tensors.items()):
+        if name in without:
+            continue
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)

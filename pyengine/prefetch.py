@@ -1,10 +1,9 @@
 """Reading ahead: a background thread makes the next items while the caller works on the last."""
 
 import contextlib
-import sys
 import threading
 from collections.abc import Generator, Iterator
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
@@ -38,12 +37,13 @@ def read_ahead(items: Generator[Item], depth: int) -> Generator[Item]:
 def newest(items: Generator[Item]) -> Generator[Item]:
     """Yield the newest of `items`, made by a thread that waits for nobody; the last one always.
 
-    An exception of `items` is raised as soon as it is seen. For the rest it is like `read_ahead`.
+    What is made drops what was made before it and not yielded. An exception of `items` is raised as
+    soon as it is seen. For the rest it is like `read_ahead`.
 
     Args:
         items: for the thread alone.
     """
-    with _making(items, sys.maxsize) as (made, _):
+    with _making(items) as (made, _):
         end: _End | None = None
         while end is None:
             found = [made.get()]
@@ -58,16 +58,23 @@ def newest(items: Generator[Item]) -> Generator[Item]:
 
 @contextlib.contextmanager
 def _making(
-    items: Generator[Any], depth: int
+    items: Generator[Any], depth: int | None = None
 ) -> Iterator[tuple[SimpleQueue[Any], threading.Semaphore]]:
-    """Have a thread put items into a queue, each in a tuple, at most as many as are free."""
+    """Have a thread put items into a queue, each in a tuple, at most as many as are free.
+
+    Without a depth the queue has one place, and an item takes the place of the one before it.
+    """
     made: SimpleQueue[tuple[Any] | _End] = SimpleQueue()
-    free, stopped = threading.Semaphore(depth), threading.Event()
+    free, stopped = threading.Semaphore(depth or 0), threading.Event()
 
     def make() -> None:
         try:
-            while free.acquire() and not stopped.is_set():
-                made.put((next(items),))
+            while (depth is None or free.acquire()) and not stopped.is_set():
+                item = (next(items),)
+                if depth is None:
+                    with contextlib.suppress(Empty):
+                        made.get_nowait()
+                made.put(item)
         except StopIteration:
             made.put(_End(None))
         except BaseException as error:

@@ -36,9 +36,11 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        remedy = "set PYENGINE_CACHE or cache_dir to a folder with room"
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            remedy = "close some, or allow more (ulimit -n)"
         raise PyengineError(
-            f"cannot write the token cache {folder}: {error.strerror or error}; "
-            "set PYENGINE_CACHE or cache_dir to a folder with room"
+            f"cannot write the token cache {folder}: {error.strerror or error}; {remedy}"
         ) from error
 
 

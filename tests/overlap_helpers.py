@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,9 @@ class Together:
         self.early = 0
         self._computed, self._ended = threading.Event(), False
         patch.setattr(head_start, "OVERLAP", {"cpu": True, "cuda": True})
-        patch.setattr(head_start, "ROW_BLOCKS", 2)
+        # Three segments: rows end in the middle of blocks, too.
+        patch.setattr(head_start, "ROW_SECONDS", 3)
+        patch.setattr(head_start, "time", SimpleNamespace(monotonic=itertools.count().__next__))
         patch.setattr(tokenizing, "CHUNK_UNITS", CHUNK)
         self._patch_encoder(patch, after, error)
         self._patch_capture(patch)

@@ -108,7 +108,8 @@ def search(
 def _end(task: int, how: str) -> None:
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    raise {"refuse": PyengineError, "fail": RuntimeError}[how](f"task {task} is bad")
+    errors = {"refuse": PyengineError, "fail": TypeError, "ill": OSError}
+    raise errors[how](f"task {task} is bad")
 
 
 def _first_three(log: Path, task: int) -> None:

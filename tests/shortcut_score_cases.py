@@ -58,7 +58,7 @@ def case(family: str, stack: str | None = None, pairs: str = "last", **overrides
     train, held = states[:N_TRAIN], states[N_TRAIN:]
     model = pyengine.load(hf)
     points = points_of(model, stack)
-    maps, bases = {}, {}
+    maps, bases, means = {}, {}, {}
     for i, j in points.pairs(pairs):
         maps[i, j] = solved(train[:, i], train[:, j])
         for kind, mapping in maps[i, j].items():
@@ -66,13 +66,21 @@ def case(family: str, stack: str | None = None, pairs: str = "last", **overrides
             outputs = outputs if kind == "mat" else outputs - outputs.mean(0)
             basis = torch.linalg.svd(outputs, full_matrices=False).Vh.t()
             bases[stack, i, kind] = basis.float()
+            if mapping.bias is not None:
+                means[stack, i, kind] = mapping(train[:, i]).mean(0) - mapping.bias
     units = torch.arange(N_VALIDATION) + 1000
     tokens = ids[N_TRAIN:].numpy().astype(np.int32)
     offsets = np.arange(N_VALIDATION + 1) * LENGTH
     table = UnitTable(units.numpy(), offsets[:-1], offsets, tokens.ravel())
     validation = Validation(held, units, positions[N_TRAIN:], table)
     shortcuts = Shortcuts.from_maps(
-        model, {stack: points}, {stack: maps}, {stack: validation}, bases=bases, pairs=pairs
+        model,
+        {stack: points},
+        {stack: maps},
+        {stack: validation},
+        bases=bases,
+        means=means,
+        pairs=pairs,
     )
     return Case(model, shortcuts, train)
 

@@ -42,9 +42,10 @@ def test_from_the_command_line_to_the_results_file(
     monkeypatch.setattr(attribution, "QUICK", TOY)
     threads = str(torch.get_num_threads())
     arguments = ["--quick", "--only", "speed,accuracy,batches", "--threads", threads]
+    arguments += ["--save", "toy"]
     attribution.main(arguments)
     assert "x the floor" in capsys.readouterr().out
-    record = json.loads((tmp_path / "cpu-attribution.json").read_text())
+    record = json.loads((tmp_path / "toy.json").read_text())
     assert record["command"] == f"python -m benchmarks attribution {' '.join(arguments)}"
     figures = record["figures"]
     assert len(figures["speed"]) == 2 * 3 and len(figures["batches"]) == 5

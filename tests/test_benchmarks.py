@@ -37,6 +37,12 @@ def test_every_stem_is_listed_and_described() -> None:
     )
     assert done.returncode == 2
     assert all(stem in done.stderr for stem in stems)
+    for option in ("-h", "--help"):
+        asked = [sys.executable, "-m", "benchmarks", option]
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and not done.stderr
+        described = [line.split(None, 1) for line in done.stdout.splitlines()[2:]]
+        assert {stem for stem, _ in described} == stems and all(what for _, what in described)
     readme = (ROOT / "benchmarks" / "README.md").read_text()
     assert all(f"python -m benchmarks {stem}" in readme for stem in stems)
     # Each is run below, or in a file of its own.
@@ -88,7 +94,9 @@ def test_attention(
     }
     monkeypatch.setattr(attention, "SIZES", sizes)
     attention.main(["--tokens", "16", "--rounds", "1"])
-    assert "gpt2" in capsys.readouterr().out.lower()
+    assert "gpt2" in capsys.readouterr().out.lower() and not results.exists()
+    attention.main(["--tokens", "16", "--rounds", "1", "--save", "toy"])
+    assert len(json.loads((results / "toy.json").read_text())["figures"]) == 3 * 4
 
 
 @pytest.mark.slow

@@ -210,7 +210,7 @@ def test_ray_is_given_the_work(
     monkeypatch.setattr(on_ray, "run_on_ray", refused)
     command = [*commands(model, corpus)["triggers"], "--out", tmp_path / "run"]
     done = run(*command, *given, "--allow-mixed")
-    assert done.code == 130 and "run the same command again to resume" in done.err
+    assert done.code == 130 and "run the same command again" in done.err
 
 
 def test_the_options_in_the_docs_exist() -> None:

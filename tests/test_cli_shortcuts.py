@@ -80,9 +80,21 @@ def test_shards_are_merged(run: Run, model: Path, corpus: Path, tmp_path: Path) 
         part = run(*command, "--out", tmp_path / "run", "--shard", f"{index}/3")
         assert part.code == 0, part.err
         assert "merge with: pyengine merge" in part.err and not part.out
+        assert "has none of" not in part.err
     merged = run("merge", tmp_path / "run", "--out", tmp_path / "run")
     assert merged.code == 0, merged.err
     assert verify(tmp_path / "run")["files"] == verify(tmp_path / "whole")["files"]
+
+
+def test_a_shard_without_work_says_why(run: Run, model: Path, corpus: Path, tmp_path: Path) -> None:
+    command = ["shortcuts", "fit", model, corpus, *UNITS, "--block-tokens", 100_000]
+    said = []
+    for index in range(3):
+        part = run(*command, "--solver", "rows", "--out", tmp_path / "run", "--shard", f"{index}/3")
+        assert part.code == 0, part.err
+        assert ("\n0 tokens" in part.err) == ("a smaller --block-tokens" in part.err)
+        said.append("this shard has none of the sample's blocks" in part.err)
+    assert sorted(said) == [False, True, True]  # all is one block
 
 
 def test_singular_sources_are_said(run: Run, model: Path, corpus: Path, tmp_path: Path) -> None:
@@ -102,7 +114,7 @@ def test_singular_sources_are_said(run: Run, model: Path, corpus: Path, tmp_path
         (["--stack", "encoder"], ["no encoder"]),
         (["--solver", "svd"], ["solver", "auto, rows, gram, exact"]),
         (["--ridge", "-1"], ["ridge"]),
-        (["--mask"], ["mask=True"]),
+        (["--mask"], ["a mask is for"]),
         (["--train", "0"], ["n_train must be at least 1"]),
         (["--batch-tokens", "0"], ["batch_tokens"]),
     ],

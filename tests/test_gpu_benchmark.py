@@ -161,9 +161,9 @@ def test_gpu_runs_from_the_command_line_to_the_results_file(
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _index: "Toy (80 GB)")
     monkeypatch.setattr(gpu, "FULL", TOY)
     with pytest.raises(SystemExit) as stopped:
-        gpu.main(["--only", "kernels"])
+        gpu.main(["--only", "kernels", "--save", "gpu-toy"])
     assert stopped.value.code == 0
-    record = json.loads((results / "gpu-toy-80-gb.json").read_text())
+    record = json.loads((results / "gpu-toy.json").read_text())
     assert len(record["figures"]["kernels"]) > 10
 
 

@@ -18,6 +18,15 @@ def test_slopes() -> None:
     assert bent["slope"] == pytest.approx(1) and bent["steepest"] == pytest.approx(2)
 
 
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [([8.0, 8.0], "missed"), ([4.0, 9.0], "undecided"), ([3.0, 4.0], "met")],
+)
+def test_the_steepest_step_is_judged_by_its_rounds(last: list[float], told: str) -> None:
+    rounds = [[1.0, 1.0], [1.0, 1.0], last]  # sizes 1, 2, 4: the last step
+    assert growth.steepest_verdict([1, 2, 4], rounds, 2) == told
+
+
 @pytest.mark.slow
 def test_every_axis_is_measured_saved_and_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -33,7 +42,7 @@ def test_every_axis_is_measured_saved_and_drawn(
         assert len(found["lines"]) == 2
         for line, each in found["lines"].items():
             assert len(each["cpu_s"]) == 3 and min(each["cpu_s"]) > 0
-            assert ("verdict" in each) == (line != FORWARD)
+            assert ("verdict" in each) == ("steepest_verdict" in each) == (line != FORWARD)
     assert (tmp_path / "toy.svg").read_text().startswith("<?xml")
 
 
@@ -42,7 +51,7 @@ def test_the_picture_of_some_axes_in_any_number(tmp_path: Path) -> None:
     found: dict[str, Any] = {"x": [10, 100], "limit": 1, "label": "tokens", "why": "so"}
     found["lines"] = {"search": line, FORWARD: line}
     for number in (1, 3):
-        growth.plot({str(i): found for i in range(number)}, tmp_path / "toy.png")
+        growth.plot(dict.fromkeys([*AXES][:number], found), tmp_path / "toy.png")
         assert (tmp_path / "toy.png").stat().st_size > 1000
 
 

@@ -43,6 +43,11 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(tmp_path: Pat
     assert results[0] == results[1]
 
 
+def _hear_interrupts() -> None:
+    """Undo that what a shell starts in the background ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_saves_and_says_how_to_resume(tmp_path: Path, which: signal.Signals) -> None:
@@ -51,7 +56,9 @@ def test_interrupt_saves_and_says_how_to_resume(tmp_path: Path, which: signal.Si
     command = [sys.executable, "-m", "pyengine", "triggers", "demo", str(corpus), "--k", "5"]
     command += ["--unit", "line", "--out", str(tmp_path / "run")]
     command += ["--block-tokens", "200", "--checkpoint-blocks", "100"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts
+    )
     file = tmp_path / "run" / "shards" / "00000-of-00001.safetensors"
     wait_for(lambda: file.exists() or child.poll() is not None)
     before = file.stat().st_mtime_ns

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import weakref
 from collections.abc import Generator
 from contextlib import closing
 
@@ -40,6 +41,26 @@ def test_what_makes_the_newest_ends_with_it() -> None:
     with closing(newest(items())) as found:
         assert next(found) < next(found)
     assert closed_by and closed_by != [threading.get_ident()]
+
+
+def test_what_is_old_is_dropped_though_nobody_asks() -> None:
+    class Item:
+        pass
+
+    made: list[weakref.ref[Item]] = []
+    all_made = threading.Event()
+
+    def items() -> Generator[Item]:
+        for _ in range(50):
+            yield (item := Item())
+            made.append(weakref.ref(item))
+        all_made.set()
+
+    with closing(newest(items())) as found:
+        first = next(found)
+        assert all_made.wait(PATIENCE)
+        assert sum(ref() is not None for ref in made) <= 3
+        assert [first, *found][-1] is made[-1]()
 
 
 def test_the_newest_of_an_error_is_the_error() -> None:

@@ -112,9 +112,9 @@ def test_all_cases_take_turns_and_agree(family: str, capsys: pytest.CaptureFixtu
     assert result["cases"][MODEL]["difference"] == 0
     judged = [target for target in TARGETS if family in target.families]
     assert len(result["targets"]) == len(judged) == (5 if family == "gpt2" else 4)
-    assert [line.verdict in ("met", "missed") for line in lines][-len(judged) :] == [True] * len(
-        judged
-    )
+    told = [line.verdict for line in lines[-len(judged) :]]
+    assert {*told} <= {"met", "missed", "undecided"}
+    assert told == [target["verdict"] for target in result["targets"].values()]
 
 
 def test_the_fraction_is_that_of_the_blocks_begun() -> None:
@@ -127,12 +127,18 @@ def test_targets_are_held_against_the_median_of_rounds() -> None:
         BODY: [Cost(1.0, 2.0), Cost(1.0, 4.0), Cost(1.0, 2.0)],
         FUSED: [Cost(9.0, 1.0), Cost(9.0, 3.0), Cost(9.0, 4.0)],
     }
+    rounds = {"ratio": 0.75, "spread": [0.5, 2.0]}
     line, result = judge(setting, Target(FUSED, BODY, 0.8), costs, 0.5)
-    assert result == {"ratio": 0.75, "limit": 0.8, "met": True} and line.verdict == "met"
-    line, result = judge(setting, Target(FUSED, BODY, None), costs, 0.5)
-    assert result == {"ratio": 0.75, "limit": 0.5, "met": False} and line.verdict == "missed"
+    assert result == rounds | {"limit": 0.8, "verdict": "undecided"}
+    assert (line.ratio, line.verdict) == ("0.750 x (0.500 to 2.000)", "undecided")
+    line, result = judge(setting, Target(FUSED, BODY, None), costs, 0.4)
+    assert result == rounds | {"limit": 0.4, "verdict": "missed"} and line.verdict == "missed"
+    _, result = judge(setting, Target(FUSED, BODY, None), costs, 2.0)
+    assert result["verdict"] == "met"
     _, result = judge(setting, Target(FUSED, BODY, 1.3, faster=True), costs, 0.5)
-    assert result["ratio"] == pytest.approx(4 / 3) and result["met"]
+    assert result["ratio"] == pytest.approx(4 / 3) and result["verdict"] == "undecided"
+    _, result = judge(setting, Target(FUSED, BODY, 0.5, faster=True), costs, 0.5)
+    assert result["verdict"] == "met"
 
 
 def test_what_is_stored_is_every_activation_above_0() -> None:

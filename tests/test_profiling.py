@@ -227,7 +227,7 @@ def test_command(run: Run, model: Path, corpus: Path) -> None:
     options = ("bench", model, "--profile", "--corpus", corpus, "--units", 3, "--k", 2)
     shown = run(*options)
     assert shown.code == 0
-    words = ("× floor", "tokens/s", "measured here", "idle", "taken off")
+    words = ("× floor", "tokens/s", "measured here", "Idle", "taken off")
     assert all(word in shown.out for word in (*ROWS, *words))
     figures = json.loads(run(*options, "--json").out)
     assert [row["name"] for row in figures["rows"]] == list(ROWS)

@@ -264,8 +264,11 @@ def test_other_settings_are_refused_and_other_numerics_may_be_recorded(
         other.setenv("PYENGINE_BACKEND", "reference")
         with pytest.raises(PyengineError, match=r"question.k: 5 != 6.*numerics.backend: null != "):
             go(k=6)
-        with pytest.raises(PyengineError, match=r"^a worker failed: RuntimeError: task 4 is bad$"):
+        with pytest.raises(PyengineError, match=r"^a worker failed: TypeError: task 4 is bad$"):
             go(allow_mixed=True, bad_task=4, end="fail")
+        other.setattr(ray_pool, "MAX_LOSSES", 1)
+        with pytest.raises(PyengineError, match=r"task 4, 2 times; the last time: task 4 is bad"):
+            go(allow_mixed=True, bad_task=4, end="ill")
     assert go().manifest["result"]["exact"] is False
     assert [task for task, _ in begun(log)].count(0) == 1
 

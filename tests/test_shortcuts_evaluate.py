@@ -1,5 +1,6 @@
 """Evaluations from end to end: what stands in the tables."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,15 @@ def test_substitution_modes_stand_beside_the_maps() -> None:
         errors = (shortcuts.sub_module(block, tap)(x) - y).double().square().sum(0)
         total = (y.double() - y.double().mean(0)).square().sum(0)
         assert row["r2"] == pytest.approx(float((1 - errors / total).mean()), rel=1e-5)
+        assert row["residual_r2"] is None  # of a difference between two spaces
+
+
+def test_the_identity_leads_across_no_sub_module_but_a_sum() -> None:
+    model, shortcuts = fitted("t5", sub_modules=True)
+    found: Any = evaluate(shortcuts, model, mappings=["id"], bootstrap=0, early_exit=False)
+    for row in found.r2.to_pylist():
+        assert (row["r2"] is None) == (row["step"] not in (None, "add"))
+        assert (row["residual_r2"] is None) == (row["step"] is not None)
 
 
 def test_own_maps_are_scored_beside_the_others() -> None:
@@ -209,3 +219,24 @@ def test_both_stacks_of_t5_have_r2_and_the_decoder_scores() -> None:
     alone: Any = evaluate(encoder, model, bootstrap=0)
     assert alone.samples is None and alone.layers is None and alone.n_samples == 0
     assert alone.r2.equals(of(found.r2, stack="encoder"))
+
+
+def test_without_an_output_head_there_is_r2_alone(tmp_path: Path) -> None:
+    whole = tiny_model("gpt2")
+    bare = pyengine.load(whole.transformer)
+    shortcuts = fit_shortcuts(bare, corpus())
+    found: Any = evaluate(shortcuts, bare, bootstrap=0)
+    _, other = fitted()
+    wanted: Any = evaluate(other, fitted()[0], bootstrap=0)
+    assert found.r2.equals(wanted.r2) and found.layers is None and found.samples is None
+    with pytest.raises(pyengine.PyengineError, match="has no output head"):
+        shortcuts.lens(bare)
+    # A checkpoint of a body, loaded as a masked language model: its head is random.
+    weights = {k: t for k, t in tiny_model("bert").state_dict().items() if k.startswith("bert.")}
+    tiny_model("bert").save_pretrained(tmp_path, state_dict=weights)
+    random = pyengine.load(tmp_path)
+    assert random.absent
+    shortcuts = fit_shortcuts(random, corpus(), mask=False)
+    assert shortcuts.manifest["question"]["unembedding_sha256"] is None
+    found = evaluate(shortcuts, random, bootstrap=0)
+    assert found.r2.num_rows == 9 and found.layers is None

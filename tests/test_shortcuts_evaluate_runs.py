@@ -2,20 +2,24 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from command_line import Run
-from shortcut_score_cases import fitted
+from shortcut_score_cases import corpus, fitted
 from tiny_models import tiny_model
 
 import pyengine
 from pyengine import PyengineError
 from pyengine.shortcuts.evaluate import evaluate
 from pyengine.shortcuts.evaluation import TABLES, Evaluation
+from pyengine.shortcuts.fit import fit_shortcuts
 from pyengine.shortcuts.linear_map import LinearMap
+from pyengine.shortcuts.result import Shortcuts
+from pyengine.shortcuts.stored_maps import HeldMaps
 from pyengine.shortcuts.tuned_lens_files import save_tuned_lens
 
 
@@ -53,6 +57,44 @@ def test_what_decides_the_bits_is_in_the_manifest(tmp_path: Path) -> None:
     own[1] = LinearMap(weight * 1.001)
     with pytest.raises(PyengineError, match="maps_sha256"):
         evaluate(shortcuts, model, extra={"tuned": own}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"pairs": "all", "changed": "mat.1_2.weight"}, "maps_sha256.decoder.mat"),
+        ({"sub_modules": True, "changed": "affine.p2_0_1.bias"}, "maps_sha256.decoder.affine"),
+        ({"changed": "states"}, "rows_sha256.decoder"),
+        ({"changed": "positions"}, "rows_sha256.decoder"),
+    ],
+)
+def test_scores_of_other_maps_or_rows_are_not_opened(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    changed = change.pop("changed")
+    model, _ = fitted()
+    fit, out = fit_shortcuts(model, corpus(), **change), tmp_path / "run"
+    settings: dict[str, Any] = {"bootstrap": 0, "early_exit": False, "out": out}
+    evaluate(fit, model, **settings)
+    again = pyengine.open_run(fit.save(tmp_path / "fit"))
+    evaluate(again, model, **settings)  # the same: opened
+    held = fit.validation()
+    if changed in ("states", "positions"):
+        moved = {changed: getattr(held, changed).clone()}
+        moved[changed][0] += 1
+        other = Shortcuts(fit._maps, {"decoder": replace(held, **moved)}, *described(fit))
+    else:
+        tensors = {place: dict(of) for place, of in fit._maps.each()}
+        (place,) = [place for place, of in tensors.items() if changed in of]
+        tensors[place][changed] = tensors[place][changed] + 1
+        maps = HeldMaps(tensors, fit.fits)
+        other = Shortcuts(maps, {"decoder": held}, *described(fit))
+    with pytest.raises(PyengineError, match=rf"question\.{named}"):
+        evaluate(other, model, **settings)
+
+
+def described(fit: Shortcuts) -> tuple[Any, ...]:
+    return fit.text, fit.manifest, fit.record
 
 
 def test_progress_ends_where_it_said() -> None:
@@ -130,6 +172,7 @@ def test_command_prints_tables_and_draws(
     assert picture.read_text().startswith("<?xml")
     data = json.loads(again.out)
     assert data["n_samples"] == 30 and len(data["transfer"]) == 12
+    assert len(data["r2"]) == 3 * 7 and {row["source"] for row in data["r2"]} == {0, 1, 2}
     shown = [row for row in data["layers"] if (row["mapping"], row["layer"]) == ("mat", 3)]
     assert shown[0]["precision@1"] == 1
 

@@ -71,7 +71,8 @@ def test_files(run: Path) -> None:
     ends = ("basis", "variances", "weight")
     expected = {f"{kind}.1_2.{end}" for kind in ("mat", "affine") for end in ends}
     expected |= {f"{kind}.p1_0_1.weight" for kind in ("mat", "affine")}
-    assert set(tensors) == expected | {"affine.1_2.bias", "affine.p1_0_1.bias"}
+    affine = {f"affine.{end}" for end in ("1_2.bias", "1_2.mean", "p1_0_1.bias")}
+    assert set(tensors) == expected | affine
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
@@ -109,8 +110,10 @@ def test_what_is_not_there_is_named(held: Shortcuts) -> None:
         (lambda: held.map(0, stack="head"), "no head was fitted; fitted were: encoder, decoder"),
         (lambda: held.sub_module(0, 9), "no sub-module 9 of block 0"),
         (lambda: held.basis(3), "no mat.3_3.basis"),
-        (lambda: last.map(0, 1), r"from layer 0 to 1 was fitted, .* pairs='all'"),
-        (lambda: last.sub_module(0, 0), "sub_modules=True"),
+        (lambda: held.apply(torch.zeros(3, 7), 0), r"h must be \[\.\.\., 20\], got \[3, 7\]"),
+        (lambda: held.apply(torch.tensor(1.0), 0), r"h must be \[\.\.\., 20\], got \[\]"),
+        (lambda: last.map(0, 1), r"from layer 0 to 1 was fitted, .* fit all pairs \(--all-pairs\)"),
+        (lambda: last.sub_module(0, 0), r"fit with them \(--sub-modules\)"),
     ):
         with pytest.raises(PyengineError, match=named):
             call()

@@ -173,7 +173,9 @@ def test_the_basis_is_of_the_outputs() -> None:
 
 
 def test_the_original_draw_needs_its_units() -> None:
-    with pytest.raises(PyengineError, match=r"has 60 units .* 9000 to train on and 3000"):
+    with pytest.raises(
+        PyengineError, match=r"60 units .* 9000 .* and 3000 .* \(preset wikipedia\)"
+    ):
         fitted(preset="wikipedia")
     with pytest.raises(PyengineError, match="preset wikipedia has n_train = 9000, not 5"):
         fitted(preset="wikipedia", n_train=5)
@@ -189,8 +191,8 @@ def test_the_original_draw_needs_its_units() -> None:
 @pytest.mark.parametrize(
     ("family", "more", "named"),
     [
-        ("gpt2", {"mask": True}, "mask=True is for masked language models"),
-        ("bert", {"mask": True, "tokens": "all"}, "needs tokens='one'"),
+        ("gpt2", {"mask": True}, "a mask is for masked language models"),
+        ("bert", {"mask": True, "tokens": "all"}, "needs one token of each unit"),
         ("gpt2", {"stacks": ["encoder"]}, "has no encoder; its stacks are: decoder"),
         ("t5", {"stacks": []}, "some of encoder, decoder"),
         ("t5", {"stacks": ["decoder", "decoder"]}, "each once"),
@@ -198,7 +200,7 @@ def test_the_original_draw_needs_its_units() -> None:
         ("gpt2", {"solver": "svd"}, "unknown solver 'svd'"),
         ("gpt2", {"ridge": -1.0}, "ridge must be a number from 0 on"),
         ("gpt2", {"rcond": 1.0}, "rcond must be from 0 to 1"),
-        ("gpt2", {"rcond": 1e-9, "solver": "gram"}, r"at least 1\.2e-07 for solver='gram'"),
+        ("gpt2", {"rcond": 1e-9, "solver": "gram"}, r"at least 1\.2e-07 for the solver gram"),
         ("gpt2", {"n_train": 100}, "the corpus has 60 units"),
         ("gpt2", {"activation": "fused"}, "float32 at most"),
         ("gpt2", {"shard": (2, 2)}, "shard 2 of 2"),
@@ -212,7 +214,7 @@ def test_what_cannot_be_is_refused(family: str, more: dict[str, Any], named: str
 
 def test_masking_needs_a_mask_token() -> None:
     ids = Corpus.from_token_ids([[1, 2, 3]] * 20)
-    with pytest.raises(PyengineError, match="give mask=False"):
+    with pytest.raises(PyengineError, match="without mask"):
         fit_shortcuts((tiny_model("bert"), None), ids)
     found = fit_shortcuts((tiny_model("bert"), None), ids, mask=False)
     assert found.record["n_rows"] == {"encoder": [15, 5]}

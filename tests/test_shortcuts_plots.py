@@ -16,7 +16,7 @@ from tiny_models import VOCAB, tiny_model
 import pyengine
 from pyengine import PyengineError
 from pyengine.plots import figure as common
-from pyengine.plots.shortcuts import plot_shortcuts
+from pyengine.plots.shortcuts import plot_shortcuts, short_name
 from pyengine.plots.shortcuts_curves import KNOWN, styles_of
 from pyengine.shortcuts.evaluate import evaluate
 from pyengine.shortcuts.evaluation import Evaluation
@@ -139,10 +139,36 @@ def test_every_table_has_its_panel(monkeypatch: pytest.MonkeyPatch) -> None:
         expected = result.layers.filter(pc.field("mapping") == mode)["surprisal"].to_numpy()
         axes = panels["Blocks with maps: surprisal, mat"]
         np.testing.assert_array_equal(heights(axes, mode), expected)
-    over = heights(panels["r² of mat over sub-modules, decoder"], "norm")
+    over = heights(panels["r² of mat over sub-modules, decoder"], "norm (mean of 2)")
     norms = result.r2.filter((pc.field("mapping") == "mat") & (pc.field("step") == "norm"))
     of_block = norms["r2"].to_numpy().reshape(3, 2)  # two norms a block
     np.testing.assert_allclose(over, of_block.mean(1))
+
+
+def test_panels_of_both_kinds_have_one_axis_and_legends_beside_the_curves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    panels = painted(monkeypatch, whole("gpt2"))
+    for metric in ("own best token", "surprisal"):
+        mat, affine = (panels[f"Blocks with maps: {metric}, {kind}"] for kind in ("mat", "affine"))
+        assert mat.get_ylim() == affine.get_ylim()
+    for title in ("Early exit: best token is the model's own", "Blocks with maps: surprisal, mat"):
+        legend = panels[title].get_legend()
+        assert legend is not None
+        figure: Any = panels[title].figure
+        figure.set_size_inches(13, 20)
+        figure.draw_without_rendering()
+        assert legend.get_window_extent().y1 < panels[title].get_window_extent().y0
+
+
+def test_models_are_named_without_their_folders() -> None:
+    for name, shown in (
+        ("/home/me/models/tiny", "tiny"),
+        ("runs/models/tiny", "tiny"),
+        ("EleutherAI/gpt-neo-125m", "EleutherAI/gpt-neo-125m"),
+        ("gpt2", "gpt2"),
+    ):
+        assert short_name(name) == shown
 
 
 def test_both_stacks_of_t5_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

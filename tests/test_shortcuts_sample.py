@@ -111,9 +111,12 @@ def test_a_whole_corpus_is_not_copied() -> None:
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        ({"n_train": 9, "n_validation": 4}, "12 units with a token to take; 9 .* 4 for valid"),
-        ({"n_train": 12}, "are more"),
-        ({"skip_first": 30}, "has 0 units with a token to take"),
+        (
+            {"n_train": 9, "n_validation": 4},
+            "12 units .* too few for 9 to train on and 4 for valid",
+        ),
+        ({"n_train": 12}, "too few for 12 to train on and 3 for validation$"),
+        ({"skip_first": 30}, "has 0 units with a token to take; a fit needs 4 at least"),
         ({"n_train": 0}, "n_train must be at least 1, got 0"),
         ({"tokens": "two"}, "unknown tokens 'two'"),
         ({"seed": -1}, "seed must be"),

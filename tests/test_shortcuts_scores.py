@@ -12,7 +12,7 @@ import pyengine
 from pyengine import PyengineError
 from pyengine.shortcuts import scores as scored
 from pyengine.shortcuts.bootstrap import Bootstrap
-from pyengine.shortcuts.calibration import calibration_error, excess, reliability
+from pyengine.shortcuts.calibration import expected_error, reliability
 from pyengine.shortcuts.lens import Lens, final_readout, maps_of
 from pyengine.shortcuts.linear_map import LinearMap
 from pyengine.shortcuts.scores import Final, score_maps
@@ -183,14 +183,22 @@ def test_calibration_error_by_hand() -> None:
     # Bin 9: three rows; bin 1: 0.2 belongs to (0.1, 0.2]; bin 0: 0.
     sure = np.array([0.95, 0.97, 0.2, 1.0, 0.0])
     right = np.array([1.0, 0.5, 0.6, 0.9, 0.0])
-    means = excess(sure, right).mean(0)
     expected = (abs(0.05 - 0.47 - 0.1) + 0.4 + 0.0) / 5
-    np.testing.assert_allclose(calibration_error(means), expected)
+    assert expected_error(sure, right) == pytest.approx(expected)
+    assert np.isnan(expected_error(sure, np.full(5, np.nan)))
     table = reliability(sure, right)
     assert table["n"].tolist() == [1, 1, 0, 0, 0, 0, 0, 0, 0, 3]
     np.testing.assert_allclose(table["right"][9], 2.4 / 3)
     np.testing.assert_allclose(table["confidence"][9], (0.95 + 0.97 + 1) / 3)
     assert np.isnan(table["confidence"][5])
+
+
+def test_nothing_but_rounding_is_put_at_zero() -> None:
+    eps = torch.finfo(torch.float32).eps
+    nats = torch.tensor([-200 * eps, -1e-3, -0.5, 0.2, torch.nan], dtype=torch.float64)
+    found = scored.rounded_up(nats, torch.full((5,), 200.0, dtype=torch.float64), eps)
+    assert found[:4].tolist() == [0, -1e-3, -0.5, 0.2]
+    assert found[4].isnan()
 
 
 def test_rows_are_those_of_the_validation() -> None:

@@ -1,5 +1,6 @@
 """The cache of token stores: tokenised once, never half, never stale."""
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -154,6 +155,18 @@ def test_an_unwritable_cache_is_named(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(PyengineError, match=r"cannot write the token cache .*PYENGINE_CACHE"):
         tokenize(Corpus.from_texts(TEXTS), word_tokenizer(), max_tokens=9, cache_dir=file)
+
+
+def test_too_many_open_files_are_not_a_lack_of_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Path) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tokenizing, "publish", refused)
+    with pytest.raises(PyengineError, match=r"Too many open files; .*ulimit -n") as caught:
+        tokenize(Corpus.from_texts(TEXTS), word_tokenizer(), max_tokens=9, cache_dir=tmp_path)
+    assert "room" not in str(caught.value)
 
 
 def test_the_cache_folder_from_the_environment(

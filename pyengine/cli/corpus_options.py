@@ -126,9 +126,12 @@ def resumable(run: Path) -> Iterator[Advance]:
         with progress() as advance:
             yield advance
     except KeyboardInterrupt as stop:
-        raise Interrupted(
-            f"interrupted; what was done is saved in {run}: run the same command again to resume"
-        ) from stop
+        from pyengine.manifest import MANIFEST
+
+        saved = f"what was done is saved in {run}: run the same command again to resume"
+        if not (run / MANIFEST).exists():
+            saved = f"nothing was saved in {run} yet: run the same command again to start over"
+        raise Interrupted(f"interrupted; {saved}") from stop
 
 
 def check_picture(path: Path | None) -> None:

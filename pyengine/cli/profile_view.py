@@ -38,8 +38,6 @@ def print_profile(profile: "Profile", as_json: bool) -> None:
         f"{profile.seconds / floor:.2f}",
         style="bold",
     )
-    if (idle := profile.idle) is not None:
-        table.add_row("idle", f"{idle.seconds:.3f}", f"{idle.share:.1%}", "", "")
     out.print(table)
     out.print(_notes(profile))
 
@@ -62,7 +60,10 @@ def _notes(profile: "Profile") -> str:
     if (idle := profile.idle) is None:
         notes.append("Idle is not known: torch's profiler saw no kernels.")
     else:
-        notes.append(f"Idle: {idle.run_s:.3f} s, {idle.how}.")
+        notes.append(
+            f"Idle, not part of the shares above: {idle.seconds:.3f} s of {idle.run_s:.3f} s, "
+            f"{idle.share:.1%}; {idle.how}."
+        )
     return "\n".join(notes)
 
 

@@ -69,7 +69,8 @@ def fit(
     solver: Annotated[
         str,
         typer.Option(
-            help="auto (rows or gram, what is smaller), rows, gram, or exact (rows or TSQR)."
+            help="auto (rows or gram, whichever is fewer numbers), rows, gram, or exact (rows or "
+            "TSQR)."
         ),
     ] = "auto",
     ridge: Annotated[float, typer.Option(help="λ of λ‖A‖², beside the sum of squares.")] = 0.0,
@@ -166,6 +167,11 @@ def fit(
     )
     n_tokens = found.record["n_tokens"]
     err.print(f"{n_tokens:,} tokens {took.text(n_tokens, 'tokens')} → {run}")
+    if not n_tokens:
+        err.print(
+            "note: this shard has none of the sample's blocks; a smaller --block-tokens spreads a "
+            "small corpus"
+        )
     given.report_run(found.manifest, found.record)
     if how.shard[1] == 1:  # a shard solves nothing
         report(found)

@@ -35,10 +35,18 @@ SHOWN: dict[str, tuple[str, Write]] = {
 
 
 def summary(found: "Evaluation") -> dict[str, Any]:
-    """Return what `--json` prints: tables as rows, null where one was not asked for."""
-    names = ("r2", "layers", "savings", "transfer")
-    tables = {name: getattr(found, name) for name in names}
-    return {"n_samples": found.n_samples} | {
+    """Return what `--json` prints: tables as rows, null where one was not asked for.
+
+    Of r² that of maps to the last layer; all else is in the run's files.
+    """
+    points = found.manifest["question"]["fit"]["points"]
+    r2 = [
+        {name: row[name] for name in ("stack", "source", "mapping", "r2", "residual_r2")}
+        for stack in points
+        for row in _of_last(found, stack)
+    ]
+    tables = {name: getattr(found, name) for name in ("layers", "savings", "transfer")}
+    return {"n_samples": found.n_samples, "r2": r2} | {
         name: None if table is None else table.to_pylist() for name, table in tables.items()
     }
 
@@ -64,7 +72,8 @@ def print_evaluation(found: "Evaluation") -> None:
 
 
 def _print_scores(found: "Evaluation", stack: str) -> None:
-    r2, rows = _to_last(found, stack), _rows(found.layers)
+    r2 = {(row["source"], row["mapping"]): row["r2"] for row in _of_last(found, stack)}
+    rows = _rows(found.layers)
     wide = out.width >= LEAST_WIDTH and rows[0]["kl_low"] is not None
     intervals = "; 95% intervals over units" if wide else ""
     out.print(f"{stack}: {rows[0]['n']:,} validation tokens{intervals}")
@@ -99,11 +108,9 @@ def _by_layer(rows: list[Row]) -> Iterator[tuple[str, Row]]:
 def _print_r2(found: "Evaluation", stack: str) -> None:
     out.print(f"{stack}: leads to no output head, so r² alone")
     table = columns("layer", "mapping", "", "r²", "of the change", left=("mapping", ""))
-    for row in _rows(found.r2):
-        if (row["stack"], row["step"]) == (stack, None) and row["target"] == _last(found, stack):
-            r2, residual = (number(row[name], 3) for name in ("r2", "residual_r2"))
-            cells = (str(row["source"]), row["mapping"], bar(row["r2"], 1, BAR), r2, residual)
-            table.add_row(*cells)
+    for row in _of_last(found, stack):
+        r2, residual = (number(row[name], 3) for name in ("r2", "residual_r2"))
+        table.add_row(str(row["source"]), row["mapping"], bar(row["r2"], 1, BAR), r2, residual)
     out.print(table)
 
 
@@ -116,17 +123,14 @@ def _print_savings(found: "Evaluation") -> None:
     out.print(table)
 
 
-def _to_last(found: "Evaluation", stack: str) -> dict[tuple[int, str], float]:
-    last = _last(found, stack)
-    return {
-        (row["source"], row["mapping"]): row["r2"]
+def _of_last(found: "Evaluation", stack: str) -> list[Row]:
+    """Return the rows of r² of maps to a stack's last layer."""
+    last = found.manifest["question"]["fit"]["points"][stack]["n_blocks"]
+    return [
+        row
         for row in _rows(found.r2)
         if (row["stack"], row["target"], row["step"]) == (stack, last, None)
-    }
-
-
-def _last(found: "Evaluation", stack: str) -> int:
-    return int(found.manifest["question"]["fit"]["points"][stack]["n_blocks"])
+    ]
 
 
 def _between(low: float | None, high: float | None, write: Write) -> str:

@@ -1,13 +1,13 @@
 """A pass that begins while its corpus is still being tokenised.
 
 Blocks are ranges of units that depend on nothing after them, so they can be computed once the
-tokenizer has passed their end. The pass runs to the end of what there is, again and again; when the
-store is complete it goes on like one that was taken up in the middle, with the same bits.
+tokenizer has passed their end. The pass runs on what there is, again and again; when the store is
+complete it goes on like one that was taken up in the middle, with the same bits.
 """
 
+import time
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from pyengine.store import TokenStore
 # By device type. On the CPU both would take the same cores.
 OVERLAP = {"cpu": False, "cuda": True}
 
-# Blocks computed in a row before it is asked whether the store is complete, and the run can be
-# saved. Between two rows the device waits for a batch to be formed.
-ROW_BLOCKS = 8
+# So long is computed, to the end of a segment, before it is asked whether the store is complete and
+# the run can be saved. Then the device waits for a batch to be formed.
+ROW_SECONDS = 10.0
 
 
 def overlaps(
@@ -78,8 +78,17 @@ def prepared(
     return search
 
 
+class _Enough(Exception):
+    """Ends a row."""
+
+
 def _run_row(search: Extractor) -> None:
-    """Compute the next blocks, as far as they are there."""
-    end = search.progress.cursor.blocks + ROW_BLOCKS
-    search.plan = replace(search.plan, blocks=search.plan.blocks[:end])
-    search.run()
+    """Compute the next segments, as far as they are there, for a while."""
+    end = time.monotonic() + ROW_SECONDS
+
+    def after_segment(*_: int) -> None:
+        if time.monotonic() >= end:
+            raise _Enough
+
+    with suppress(_Enough):
+        search.run(on_progress=after_segment)

@@ -1,6 +1,6 @@
 """The figures of Din et al. 2023 for any model: what linear shortcuts between layers are worth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pyengine.plots.shortcuts_curves import (
     KNOWN,
     Style,
     exit_panel,
+    legend_below,
     metric_panel,
     r2_panel,
     step_panel,
@@ -128,16 +129,46 @@ def _sub_module_panels(found: "Evaluation") -> Iterator[Panel]:
         }
         for metric, title, top in REPLACED:
             shown = styles | {kind: KNOWN[kind]}
-            yield f"{title}, {kind}", _bound(_with_legend, found.layers, metric, shown, top)
+            highest = _highest(found.layers, metric, question["substitution"])
+            drawn = (found.layers, metric, shown, top, highest)
+            yield f"{title}, {kind}", _bound(_replaced_panel, *drawn)
 
 
-def _with_legend(axes: Axes, *arguments: Any) -> None:
-    metric_panel(axes, *arguments)
-    axes.legend(loc="best")
+def _replaced_panel(
+    axes: Axes,
+    layers: pa.Table,
+    metric: str,
+    styles: dict[str, Style],
+    top: float | None,
+    highest: float,
+) -> None:
+    metric_panel(axes, layers, metric, styles, top)
+    if top is None:
+        axes.set_ylim(0, 1.05 * highest)
+    legend_below(axes)
+
+
+def _highest(layers: pa.Table, metric: str, kinds: Sequence[str]) -> float:
+    """Return the top of a metric of all modes of these kinds, whose panels have one axis."""
+    found = [
+        value
+        for row in layers.to_pylist()
+        if row["mapping"].partition("_")[0] in kinds
+        for value in (row[metric], row[f"{metric}_high"])
+        if value is not None
+    ]
+    return max(found, default=0) or 1
 
 
 def _bound(draw: Callable[..., None], *arguments: Any) -> Callable[[Axes], None]:
     return lambda axes: draw(axes, *arguments)
+
+
+def short_name(model: str) -> str:
+    """Return the last part of a folder's path; names of the hub as they are."""
+    path = Path(model)
+    inside = path.is_absolute() or model.startswith(".") or len(path.parts) > 2
+    return common.shortened(path.name if inside else model, 80)
 
 
 def _describe(figure: Figure, found: "Evaluation", styles: dict[str, Style]) -> None:
@@ -147,7 +178,7 @@ def _describe(figure: Figure, found: "Evaluation", styles: dict[str, Style]) -> 
         notes.append(f"{found.n_samples:,} tokens; bands: 95 % intervals over units")
     if (n_train := manifest["question"]["fit"].get("n_train")) is not None:
         notes.append(f"maps fitted on {n_train:,} other units")
-    common.title(figure, f"Linear shortcuts of {common.shortened(manifest['model']['name'], 80)}")
+    common.title(figure, f"Linear shortcuts of {short_name(manifest['model']['name'])}")
     handles = [Line2D([], [], label=name, **style._asdict()) for name, style in styles.items()]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(styles))
     figure.supxlabel("; ".join(notes), x=0.01, ha="left", fontsize=8, color=GREY)

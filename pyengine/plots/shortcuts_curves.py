@@ -118,12 +118,14 @@ def step_panel(axes: Axes, r2: pa.Table, stack: str, mapping: str) -> None:
         if not (of_step := steps == step).any():
             continue
         means = [values[of_step & (block == at)].mean() for at in range(block.max() + 1)]
-        line(axes, np.arange(len(means)), np.array(means), step, KNOWN[style])
+        several = int(of_step.sum()) // len(means)
+        label = step if several == 1 else f"{step} (mean of {several})"
+        line(axes, np.arange(len(means)), np.array(means), label, KNOWN[style])
     layer_axis(axes)
     axes.set_xlabel("block")
     axes.set_ylim(max(axes.dataLim.y0, LEAST_R2) - 0.03, 1.03)
     axes.set_ylabel("r²")
-    axes.legend(loc="best")
+    legend_below(axes)
 
 
 def exit_panel(axes: Axes, exits: pa.Table, styles: dict[str, Style]) -> None:
@@ -143,7 +145,13 @@ def exit_panel(axes: Axes, exits: pa.Table, styles: dict[str, Style]) -> None:
         Line2D([], [], color=BLACK, linestyle="-", label="exit by the gap"),
         Line2D([], [], color=BLACK, linestyle=":", label="exit at a fixed layer"),
     ]
-    axes.legend(handles=rules, loc="best")
+    legend_below(axes, handles=rules)
+
+
+def legend_below(axes: Axes, **more: Any) -> None:
+    """Put a legend under a panel, where it lies over nothing."""
+    place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "ncols": 2}
+    axes.legend(**place, **more)
 
 
 def layer_axis(axes: Axes) -> None:

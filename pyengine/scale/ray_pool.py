@@ -13,6 +13,8 @@ from pyengine.errors import PyengineError
 
 # How often a task may be lost before it is taken for what kills its workers.
 MAX_LOSSES = 4
+# What a node that is ill raises (a full disk, a broken GPU); another one may do the task.
+ILL = (OSError, RuntimeError)
 WAIT_SECONDS = 0.5
 
 
@@ -139,7 +141,10 @@ class Pool:
         try:
             found = ray.get(ref)
         except RayTaskError as error:
-            raise _raised(error) from error
+            if not isinstance(error.cause, ILL):
+                raise _raised(error) from error
+            self._lose(job, error.cause)
+            return
         except RayError as error:
             self._lose(job, error)
             return
@@ -151,8 +156,8 @@ class Pool:
             self._hand_out(job.worker)  # it computes while its files are written
             yield job.task, found
 
-    def _lose(self, job: Job, error: RayError) -> None:
-        ray.kill(job.worker)  # it may only be out of reach
+    def _lose(self, job: Job, error: Exception) -> None:
+        ray.kill(job.worker)  # it may only be out of reach, or ill
         self._workers.remove(job.worker)
         self.n_lost += 1
         self.losses[job.task] += 1

@@ -18,25 +18,10 @@ def bin_of(confidence: np.ndarray) -> np.ndarray:
     return np.searchsorted(EDGES[1:-1], confidence, side="left")
 
 
-def excess(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Spread (right - confidence) over the bins: |column means|, summed, are the error.
-
-    Args:
-        confidence, right: [n], 0 to 1.
-
-    Returns:
-        float64 [n, BINS], zero but for each row's own bin.
-    """
-    spread = np.zeros((len(confidence), BINS))
+def expected_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Return the expected calibration error of [n] values from 0 to 1; NaN if one of them is."""
     own = right.astype(np.float64) - confidence.astype(np.float64)
-    spread[np.arange(len(confidence)), bin_of(confidence)] = own
-    return spread
-
-
-def calibration_error(means: np.ndarray) -> np.ndarray:
-    """Return the error of [..., BINS] means of `excess`."""
-    found: np.ndarray = np.abs(means).sum(-1)
-    return found
+    return float(np.abs(np.bincount(bin_of(confidence), own, BINS)).sum() / len(own))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> dict[str, np.ndarray]:

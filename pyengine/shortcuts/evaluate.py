@@ -1,6 +1,5 @@
 """What maps between layers are worth: r², and what mapped states say beside the model itself."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,11 @@ from pyengine.models import Model
 from pyengine.precision import precision
 from pyengine.run import RunFolder, open_run
 from pyengine.shortcuts.evaluation import Evaluation
-from pyengine.shortcuts.lens import Maps, has_readout, maps_of, split_rank
+from pyengine.shortcuts.lens import Maps, ends_in_head, has_readout, maps_of, split_rank
 from pyengine.shortcuts.linear_map import AFFINE, IDENTITY, KINDS, MAT, LinearMap
 from pyengine.shortcuts.r2_positions import position_table
 from pyengine.shortcuts.r2_table import r2_table
+from pyengine.shortcuts.scored_content import maps_sha256, rows_sha256
 from pyengine.shortcuts.scored_stack import Advance, ScoreSettings, score_stack
 from pyengine.shortcuts.scores import ROWS
 
@@ -46,6 +46,8 @@ def evaluate(
 ) -> Evaluation:
     """Score maps on the validation rows of their fit, all on the same ones.
 
+    What is read through an output head is left out where there is none: r² only.
+
     Args:
         shortcuts: the fitted maps.
         model: the one that they were fitted on.
@@ -63,8 +65,8 @@ def evaluate(
         on_progress: called with (stage, done, total).
 
     Raises:
-        PyengineError: if the maps belong to another model, for a setting out of range, or a model
-            without an output head.
+        PyengineError: if the maps belong to another model, for a setting out of range, or an `out`
+            that holds the scores of other maps or validation rows.
     """
     shortcuts.check(model)
     names = _names(mappings, ranks, extra or {})
@@ -74,8 +76,8 @@ def evaluate(
         stack: {
             name: maps_of(shortcuts, extra.get(name, name), stack)
             for name in names
-            # Maps that are given are those of the stack that is read.
-            if name not in extra or has_readout(model, stack)
+            # Maps that are given are those of the stack that ends in the head.
+            if name not in extra or ends_in_head(model, stack)
         }
         for stack in shortcuts.stacks
     }
@@ -83,7 +85,11 @@ def evaluate(
     settings = ScoreSettings(early_exit, kinds, tuple(transfer), bootstrap, seed)
     question = {
         "mappings": names,
-        "maps_sha256": {stack: _hashes(shortcuts, stack, of) for stack, of in maps.items()},
+        "maps_sha256": {
+            stack: {name: maps_sha256(shortcuts, stack, name, of) for name, of in of_stack.items()}
+            for stack, of_stack in maps.items()
+        },
+        "rows_sha256": {stack: rows_sha256(shortcuts, stack) for stack in maps},
         **settings.describe(),
         "fit": shortcuts.manifest["question"],
     }
@@ -155,17 +161,3 @@ def _check(names: Sequence[str], transfer: Sequence[str], bootstrap: int, seed: 
     check_count("bootstrap", bootstrap or None)
     if seed < 0:
         raise PyengineError(f"seed must be at least 0, got {seed}")
-
-
-def _hashes(shortcuts: "Shortcuts", stack: str, maps: Mapping[str, Maps]) -> dict[str, str]:
-    """Return the SHA-256 of each mapping's maps to the last layer."""
-    found = {}
-    for name, of_layer in maps.items():
-        digest = hashlib.sha256()
-        for layer in range(shortcuts.n_layers(stack)):
-            mapping = of_layer(layer)
-            for part in (mapping.weight, mapping.bias):
-                held = b"" if part is None else part.detach().cpu().contiguous().numpy().tobytes()
-                digest.update(held)
-        found[name] = digest.hexdigest()
-    return found

@@ -45,9 +45,11 @@ class Evaluation:
             own best token, 0 the top). At the last layer every mapping is the model itself.
             Substitution modes are mappings, too: from `layer` on, sub-modules are their maps.
         layers: means of these per mapping and layer, precision@k that of hit@k, and ece, the
-            expected calibration error, see `calibration`.
+            expected calibration error, without an interval. A mapped best token is right as often
+            as the model itself says it is: its own probability of that token, never the text. So
+            ece is 0 at the last layer. See `pyengine.shortcuts.calibration`.
         calibration: one row per mapping, layer and bin of confidence: bin, from, to, n, and the
-            means of confidence and of the share that is right.
+            means of confidence and of right, the model's own probability.
         exits: early exits per mapping: one row per λ and fixed layer, see `Frontier.table`.
         exit_samples: one row per mapping, λ and sample, see `Frontier.samples`.
         savings: per mapping and rule, the fewest mean layers at 95 % agreement.

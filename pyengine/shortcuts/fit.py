@@ -79,8 +79,9 @@ def fit_shortcuts(
             an encoder starts with.
         mask: replace the chosen token by the mask token; None: in BERT, under `one`.
         solver: `rows` keeps the training rows and solves by QR; `gram` sums their float64 products
-            and solves by Cholesky; `auto` takes the smaller of the two; `exact` the smaller of rows
-            and of a triangular factor (TSQR), neither of which squares the condition.
+            and solves by Cholesky; `auto` takes what is fewer numbers (those of rows are
+            float32, those of products float64); `exact` takes the smaller of rows and of a
+            triangular factor (TSQR), neither of which squares the condition.
         ridge: λ ≥ 0 of λ ‖A‖², added to the sum of squared errors.
         rcond: singular values of a source below rcond times the largest count as zero; where some
             do, the map has the least norm.

@@ -88,8 +88,11 @@ def _sums(solver: str, points: Points, which: str, width: int) -> int:
 
 
 def _map_bytes(points: Points, which: str, width: int) -> int:
-    """Return the size of the maps' files: of either kind, and the bases of those to the last."""
+    """Return the size of the maps' files: of either kind; of those to the last also what cuts them.
+
+    That is a basis with its variances of either kind, and the mean of the affine map's outputs.
+    """
     square, pairs = width * width, points.pairs(which)
     one = 4 * (len(KINDS) * square + width)
     basis = 4 * len(KINDS) * (square + width)
-    return len(pairs) * one + points.n_blocks * basis
+    return len(pairs) * one + points.n_blocks * (basis + 4 * width)

@@ -18,6 +18,7 @@ from pyengine.reducers.rows import RowBuffer
 from pyengine.shards import Arrays, Merge, Shard
 from pyengine.shortcuts.cpu_threads import cpu_threads
 from pyengine.shortcuts.fit_settings import FitSettings
+from pyengine.shortcuts.masking import masked
 from pyengine.shortcuts.points import Points, points_of
 from pyengine.shortcuts.result import Shortcuts
 from pyengine.shortcuts.same_model import unembedding_hash
@@ -69,8 +70,8 @@ def manifest_of(
     }
     if settings.rcond < LEAST_OF_GRAM and GRAM in {choice.solver for choice in chosen.values()}:
         raise PyengineError(
-            f"rcond must be at least {LEAST_OF_GRAM:.2g} for solver='gram', got "
-            f"{settings.rcond:.2g}; 'rows' and 'exact' take less"
+            f"rcond must be at least {LEAST_OF_GRAM:.2g} for the solver gram, got "
+            f"{settings.rcond:.2g}; the solvers rows and exact take less"
         )
     question = settings.question() | {
         "stacks": list(settings.stacks),
@@ -117,12 +118,7 @@ def extractor_of(
 def masking(sample: Sample, stack: str, mask_id: int) -> Callable[[Batch], Batch]:
     """Return what replaces the tokens that are taken by a mask."""
 
-    def prepare(batch: Batch) -> Batch:
-        input_ids = batch.input_ids.copy()
-        input_ids[sample.rows(batch, stack)] = mask_id
-        return replace(batch, input_ids=input_ids)
-
-    return prepare
+    return lambda batch: masked(batch, *sample.rows(batch, stack), mask_id)
 
 
 def stack_fits(manifest: dict[str, Any]) -> dict[str, StackFit]:

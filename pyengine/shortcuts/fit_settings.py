@@ -110,7 +110,7 @@ def _with_preset(preset: str | None, drawn: Mapping[str, Any]) -> dict[str, Any]
     for name, value in fixed.items():
         if drawn[name] not in (None, value):
             raise PyengineError(f"preset {preset} has {name} = {value}, not {drawn[name]}")
-    return {**drawn, **fixed}
+    return {**drawn, **fixed, "preset": preset}
 
 
 def _chosen(model: Model, stacks: Sequence[str] | None) -> tuple[str, ...]:
@@ -130,14 +130,14 @@ def _mask_id(model: Model, mask: bool | None, tokens: str) -> int | None:
     if not wanted:
         return None
     if not masked_model:
-        raise PyengineError(f"mask=True is for masked language models; {model.name} is not one")
+        raise PyengineError(f"a mask is for masked language models; {model.name} is not one")
     if tokens != TOKENS[0]:
-        raise PyengineError("mask=True needs tokens='one': of all tokens none would be left")
+        raise PyengineError("a mask needs one token of each unit: of all tokens none would be left")
     found = getattr(model.tokenizer, "mask_token_id", None)
     if found is None:
         raise PyengineError(
-            f"{model.name} has no tokenizer with a mask token; give mask=False to leave the chosen "
-            "token as it is"
+            f"{model.name} has no tokenizer with a mask token; leave the chosen token as it is: "
+            "without mask (--no-mask, or mask=False)"
         )
     return int(found)
 
@@ -148,6 +148,6 @@ def _activation(model: Model, wanted: str | None) -> str:
     check_choice("activation", wanted, ACTIVATION_MODES)
     if wanted == "fused" and model.dtype == "float64":
         raise PyengineError(
-            "activation='fused' computes in float32 at most; use activation='model' in float64"
+            "the activation fused computes in float32 at most; in float64 it has to be model"
         )
     return wanted

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyengine.checks import check_choice
 from pyengine.errors import PyengineError
-from pyengine.shortcuts.linear_map import IDENTITY, KINDS, MAT, LinearMap
+from pyengine.shortcuts.linear_map import AFFINE, IDENTITY, KINDS, MAT, LinearMap
 from pyengine.shortcuts.stored_maps import StoredMaps
 from pyengine.shortcuts.stored_points import StoredPoints
 
@@ -83,7 +83,7 @@ class FittedMaps:
         if (source, target) not in self.pairs(stack):
             raise PyengineError(
                 f"no map from layer {source} to {target} was fitted, only those to layer "
-                f"{points.n_blocks}; fit with pairs='all'"
+                f"{points.n_blocks}; fit all pairs (--all-pairs)"
             )
         return self._read(source, target, kind, stack)
 
@@ -119,6 +119,45 @@ class FittedMaps:
         check_choice("kind", kind, KINDS)
         self.points(stack).check_residual(source, last := self.n_layers(stack))
         return self._part(source, last, f"{kind}.{{}}.basis", stack)
+
+    def output_mean(self, source: int, *, stack: str | None = None) -> Tensor:
+        """Return A μ of the affine map to the last layer, μ the mean of x_source.
+
+        It is float32 [d], for `LinearMap.truncated`, which keeps it.
+
+        Raises:
+            PyengineError: if there is no such map, or the fit is from before it was kept.
+        """
+        self.points(stack).check_residual(source, last := self.n_layers(stack))
+        self._part(source, last, f"{AFFINE}.{{}}.weight", stack)
+        try:
+            return self._part(source, last, f"{AFFINE}.{{}}.mean", stack)
+        except PyengineError:
+            raise PyengineError(
+                f"the affine map of layer {source} came without the mean of its outputs, which a "
+                f"lower rank has to keep; fit again, or leave affine@r out"
+            ) from None
+
+    def truncated(
+        self, source: int, rank: int, kind: str = MAT, *, stack: str | None = None
+    ) -> LinearMap:
+        """Return the map to the last layer cut to a rank, the best of that rank without a ridge.
+
+        Args:
+            source: 0 to L - 1.
+            rank: 1 to d.
+            kind: `mat` or `affine`.
+
+        Raises:
+            PyengineError: if there is no such map, or the rank is no truncation.
+        """
+        basis = self.basis(source, kind, stack=stack)
+        if not 1 <= rank <= len(basis):
+            raise PyengineError(
+                f"{kind}@{rank} is no truncation: the maps have rank {len(basis)} at most"
+            )
+        mean = self.output_mean(source, stack=stack) if kind == AFFINE else None
+        return self.map(source, kind=kind, stack=stack).truncated(basis, rank, mean)
 
     def apply(
         self,

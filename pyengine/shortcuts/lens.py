@@ -12,6 +12,7 @@ from pyengine.errors import PyengineError
 from pyengine.models import Model
 from pyengine.readout import Readout, readout
 from pyengine.shortcuts.linear_map import IDENTITY, KINDS, MAT, LinearMap
+from pyengine.shortcuts.output_head import output_head
 from pyengine.vocab_project import Projection
 
 if TYPE_CHECKING:
@@ -76,9 +77,14 @@ def own_stack(shortcuts: "Shortcuts") -> str:
     return shortcuts.stacks[-1]  # an encoder comes before its decoder
 
 
-def has_readout(model: Model, stack: str) -> bool:
-    """Say whether the states of a stack lead to the output head; those of T5's encoder do not."""
+def ends_in_head(model: Model, stack: str) -> bool:
+    """Say whether a stack leads to the output head, if there is one; T5's encoder does not."""
     return stack == model.layers[-1].stack.name
+
+
+def has_readout(model: Model, stack: str) -> bool:
+    """Say whether the states of a stack can be read: it leads to a head that is not random."""
+    return ends_in_head(model, stack) and output_head(model) is not None
 
 
 def final_readout(model: Model, stack: str) -> Readout:
@@ -89,7 +95,9 @@ def final_readout(model: Model, stack: str) -> Readout:
     Raises:
         PyengineError: if the stack does not lead to the head, or the model has none.
     """
-    if not has_readout(model, stack):
+    if output_head(model) is None:
+        raise PyengineError(f"{model.name} has no output head, so that its maps have r² alone")
+    if not ends_in_head(model, stack):
         raise PyengineError(
             f"the {stack} of {model.name} has no output head; read its decoder, or r² alone"
         )
@@ -111,16 +119,9 @@ def maps_of(shortcuts: "Shortcuts", kind: str | Mapping[int, LinearMap], stack: 
     if rank is None:
         return lambda layer: shortcuts.map(layer, kind=name, stack=stack)
 
-    def truncated(layer: int) -> LinearMap:
-        whole = shortcuts.map(layer, kind=name, stack=stack)
-        if layer == last:
-            return whole
-        basis = shortcuts.basis(layer, name, stack=stack)
-        if rank > len(basis):
-            raise PyengineError(f"{kind} is no truncation: the maps have rank {len(basis)} at most")
-        return whole.truncated(basis, rank)
-
-    return truncated
+    return lambda layer: (
+        LinearMap() if layer == last else shortcuts.truncated(layer, rank, name, stack=stack)
+    )
 
 
 def split_rank(kind: str) -> tuple[str, int | None]:

@@ -9,6 +9,7 @@ import torch
 
 from pyengine.shortcuts.lens import Maps
 from pyengine.shortcuts.linear_map import IDENTITY, KINDS, LinearMap
+from pyengine.shortcuts.points import ADD
 from pyengine.shortcuts.r2 import r_squared
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def r2_table(
 
     Returns:
         One row per pair and mapping: stack; name; source and target, points of the stack; step, of
-        a sub-module what it is, else null; mapping; r2; residual_r2, of x_target - x_source.
+        a sub-module what it is, else null; mapping; r2; residual_r2, of x_target - x_source. Over
+        a sub-module residual_r2 is null, and so is r2 of `id` unless it is a residual sum: its
+        points are not in the same space.
     """
     points, states = shortcuts.points(stack), shortcuts.validation(stack).states
     kinds = [name for name in mappings if name in (IDENTITY, *KINDS)]
@@ -72,11 +75,21 @@ def r2_table(
         named = {"stack": stack, "name": points.name(*pair[:2]), "step": pair.step}
         for mapping, (r2, residual) in r_squared(source, target, maps).items():
             ends = {"source": pair.source, "target": pair.target}
-            scored = {"mapping": mapping, "r2": r2, "residual_r2": residual}
-            rows.append(named | ends | scored)
+            scored = _comparable(pair.step, mapping, r2, residual)
+            rows.append({**named, **ends, "mapping": mapping, **scored})
         if on_progress is not None:
             on_progress(done, total)
     return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _comparable(
+    step: str | None, mapping: str, r2: float, residual: float
+) -> dict[str, float | None]:
+    """Keep what means something: differences of points do within one space only."""
+    if step is None:
+        return {"r2": r2, "residual_r2": residual}
+    across = mapping == IDENTITY and step != ADD
+    return {"r2": None if across else r2, "residual_r2": None}
 
 
 def _residual(

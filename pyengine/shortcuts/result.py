@@ -19,7 +19,7 @@ from pyengine.shortcuts.linear_map import MAT, LinearMap
 from pyengine.shortcuts.points import ALL, Points
 from pyengine.shortcuts.same_model import check_same_model, given
 from pyengine.shortcuts.stored_fit import stored_fit, write_fit
-from pyengine.shortcuts.stored_maps import HeldMaps, StoredMaps
+from pyengine.shortcuts.stored_maps import HeldMaps, OfLast, StoredMaps
 from pyengine.shortcuts.validation import Validation
 from pyengine.token_text import TokenText
 
@@ -68,7 +68,8 @@ class Shortcuts(FittedMaps):
         maps: Mapping[str, Mapping[tuple[int, int], Mapping[str, LinearMap]]],
         validation: Mapping[str, Validation],
         *,
-        bases: Mapping[tuple[str, int, str], Tensor] | None = None,
+        bases: Mapping[OfLast, Tensor] | None = None,
+        means: Mapping[OfLast, Tensor] | None = None,
         pairs: str = ALL,
     ) -> "Shortcuts":
         """Take maps that were made elsewhere.
@@ -77,10 +78,11 @@ class Shortcuts(FittedMaps):
             model: what they belong to.
             points, validation: of each stack.
             maps: by stack, pair of points and kind (`mat`, `affine`).
-            bases: by stack, source and kind, what `basis` returns; None: there are none.
+            bases, means: by stack, source and kind, what `basis` and `output_mean` return; None:
+                there are none, and maps are not cut to lower ranks.
             pairs: which pairs of the residual stream the maps are of: `last` or `all`.
         """
-        held = HeldMaps.of(points, maps, bases or {})
+        held = HeldMaps.of(points, maps, bases or {}, means or {})
         manifest, record = given(model, points, pairs)
         return cls(held, validation, TokenText.of(model.tokenizer), manifest, record)
 

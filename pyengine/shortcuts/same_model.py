@@ -9,15 +9,15 @@ import torch
 from pyengine.errors import PyengineError
 from pyengine.manifest import describe
 from pyengine.models import Model
+from pyengine.shortcuts.output_head import output_head
 from pyengine.shortcuts.points import Points
 from pyengine.shortcuts.stored_points import StoredPoints
 
 
 def unembedding_hash(model: Model) -> str | None:
     """Return the SHA-256 of the unembedding's weight, row by row; None without an output head."""
-    try:
-        head: Any = model.hf.get_submodule(model.family.unembedding)
-    except AttributeError:
+    head: Any = output_head(model)
+    if head is None:
         return None
     digest = hashlib.sha256()
     for row in head.weight.detach().split(4096):

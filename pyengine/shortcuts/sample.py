@@ -19,6 +19,7 @@ TRAIN, VALIDATION = 0, 1
 
 # Of a corpus of unknown use: what the original keeps, or a quarter of less.
 MOST_VALIDATION = 3000
+LEAST_UNITS = 4  # of which a quarter is one
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Draw:
         skip_first: so many tokens at the beginning of each unit, of those that could be taken,
             never are.
         special: whether an encoder's special tokens may be taken, too.
+        preset: where the numbers of units are from; only told.
     """
 
     tokens: str = "one"
@@ -41,6 +43,7 @@ class Draw:
     n_validation: int | None = None
     skip_first: int = 0
     special: bool = True
+    preset: str | None = None
 
     def __post_init__(self) -> None:
         check_choice("tokens", self.tokens, TOKENS)
@@ -140,18 +143,24 @@ def _candidates(lengths: Any, draw: Draw, before: int, after: int) -> tuple[int,
 
 def _drawn(usable: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
     """Draw units by the hash of their number; return them ascending, and their roles."""
-    n_validation = draw.n_validation or min(MOST_VALIDATION, len(usable) // 4)
+    n_validation = draw.n_validation or min(MOST_VALIDATION, len(usable) // LEAST_UNITS)
     n_train = draw.n_train or len(usable) - n_validation
     if n_validation < 1 or n_train < 1 or n_train + n_validation > len(usable):
-        raise PyengineError(
-            f"the corpus has {len(usable)} units with a token to take; {max(n_train, 1)} to train "
-            f"on and {max(n_validation, 1)} for validation are more"
-        )
+        raise PyengineError(_too_few(len(usable), n_train, n_validation, draw))
     order = usable[np.argsort(splitmix64(draw.seed, usable), kind="stable")]
     units = order[: n_train + n_validation]
     roles = np.where(np.arange(len(units)) < n_train, TRAIN, VALIDATION).astype(np.int8)
     ascending = np.argsort(units)
     return units[ascending], roles[ascending]
+
+
+def _too_few(n: int, n_train: int, n_validation: int, draw: Draw) -> str:
+    held = f"the corpus has {n} units with a token to take"
+    if draw.n_train is None and draw.n_validation is None:
+        return f"{held}; a fit needs {LEAST_UNITS} at least, a quarter of them for validation"
+    train, validation = max(n_train, 1), max(n_validation, 1)
+    of = f" (preset {draw.preset})" if draw.preset else ""
+    return f"{held}, too few for {train} to train on and {validation} for validation{of}"
 
 
 def _cut(store: TokenStore, units: np.ndarray, ends: np.ndarray) -> TokenStore:

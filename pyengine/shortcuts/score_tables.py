@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from pyengine.shortcuts.bootstrap import Bootstrap
-from pyengine.shortcuts.calibration import BINS, calibration_error, excess, reliability
+from pyengine.shortcuts.calibration import BINS, expected_error, reliability
 from pyengine.shortcuts.scores import Scores
 
 PRECISIONS = (1, 5, 10)
 MEANS = ("surprisal", "kl", "entropy", "rank", "confidence")
-METRICS = (*(f"precision@{k}" for k in PRECISIONS), *MEANS, "ece")
+METRICS = (*(f"precision@{k}" for k in PRECISIONS), *MEANS)
 
 
 def sample_table(
@@ -42,14 +42,15 @@ def sample_table(
 
 
 def layer_table(stack: str, mapping: str, scores: Scores, bootstrap: Bootstrap) -> pa.Table:
-    """Return one row per layer: each metric's mean over the samples, and its 95 % interval."""
+    """Return one row per layer: each metric's mean over the samples, its 95 % interval, and ECE.
+
+    ECE has none: it is a sum of absolute values, and resamples only add to it.
+    """
     n_layers, n = scores["place"].shape
     values = [scores["place"] < k for k in PRECISIONS] + [scores[name] for name in MEANS]
     plain = np.stack(values, 2).astype(np.float64)  # [layers, n, metrics]
-    spread = [excess(*layer) for layer in _confidences(scores)]
-    both = np.concatenate([plain, np.stack(spread)], 2).transpose(1, 0, 2).reshape(n, -1)
-    means = _metrics(both.mean(0, keepdims=True), n_layers)
-    low, high = bootstrap.intervals(_metrics(bootstrap.means(both), n_layers))
+    rows = plain.transpose(1, 0, 2).reshape(n, -1)
+    low, high = bootstrap.intervals(bootstrap.means(rows))
     columns: dict[str, Any] = {
         "stack": _repeated(stack, n_layers),
         "mapping": _repeated(mapping, n_layers),
@@ -57,10 +58,11 @@ def layer_table(stack: str, mapping: str, scores: Scores, bootstrap: Bootstrap) 
         "n": np.full(n_layers, n),
     }
     for at, name in enumerate(METRICS):
-        for ending, found in (("", means[0]), ("_low", low), ("_high", high)):
+        for ending, found in (("", rows.mean(0)), ("_low", low), ("_high", high)):
             each = found.reshape(n_layers, len(METRICS))[:, at]
             columns[name + ending] = pa.array(each, from_pandas=True)
-    return pa.table(columns)
+    errors = np.array([expected_error(*layer) for layer in _confidences(scores)])
+    return pa.table(columns | {"ece": pa.array(errors, from_pandas=True)})
 
 
 def calibration_table(stack: str, mapping: str, scores: Scores) -> pa.Table:
@@ -78,14 +80,6 @@ def calibration_table(stack: str, mapping: str, scores: Scores) -> pa.Table:
 def _confidences(scores: Scores) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield for each layer the confidence in the best tokens, and the model's own."""
     return zip(scores["confidence"], np.exp(-scores["surprisal"]), strict=True)
-
-
-def _metrics(means: np.ndarray, n_layers: int) -> np.ndarray:
-    """Turn means of rows, [r, layers * (metrics + bins)], into [r, layers * METRICS]."""
-    split = means.reshape(len(means), n_layers, means.shape[1] // n_layers)
-    plain, spread = split[..., : len(METRICS) - 1], split[..., len(METRICS) - 1 :]
-    found = np.concatenate([plain, calibration_error(spread)[..., None]], 2)
-    return found.reshape(len(means), n_layers * len(METRICS))
 
 
 def _repeated(text: str, n: int) -> pa.Array:

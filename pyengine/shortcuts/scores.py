@@ -24,6 +24,8 @@ from pyengine.vocab_project import Projection, vocab_project
 TOP = 10
 # Rows that are mapped, and whose float64 products are held, at once.
 ROWS = 8192
+# Units in the last place that a product of a state with a token's embedding may be off by.
+ROUNDING = 16
 
 # Of one mapping: name -> [L + 1, n] (top_tokens: [L + 1, n, TOP]).
 Scores = dict[str, np.ndarray]
@@ -134,10 +136,22 @@ def compare(read: Readout, final: Final, x: Tensor) -> dict[str, Tensor]:
     logit = (row * final.x.double()).sum(1)
     if read.bias is not None:
         logit = logit + read.bias[best.clamp(min=0)].double()
-    surprisal = (top.lse.double() - logit).clamp(min=0).masked_fill(~known, torch.nan)
+    eps = torch.finfo(x.dtype).eps
+    surprisal = rounded_up(top.lse.double() - logit, logit, eps).masked_fill(~known, torch.nan)
     expected = (final.embedding.double() * x.double()).sum(1) + final.bias
-    kl = (found.lse.double() - expected - top.entropy.double()).clamp(min=0)
+    kl = rounded_up(found.lse.double() - expected - top.entropy.double(), expected, eps)
     return _columns(found, surprisal, kl, found.target_ranks[:, 0], top.top_ids)
+
+
+def rounded_up(nats: Tensor, logit: Tensor, eps: float) -> Tensor:
+    """Put at 0 what cannot be negative but for the rounding of a logit; the rest stays to be seen.
+
+    Args:
+        nats, logit: float64 [n].
+        eps: of the logit's dtype.
+    """
+    within = (nats < 0) & (nats >= -ROUNDING * eps * logit.abs().clamp(min=1))
+    return nats.masked_fill(within, 0)
 
 
 def itself(final: Final) -> dict[str, Tensor]:

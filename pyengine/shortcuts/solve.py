@@ -105,6 +105,12 @@ class Source:
                 return Fitted(weight)
             return Fitted(weight, system.mean(target) - weight @ system.mean(self.source))
 
+    def output_mean(self, fitted: Fitted) -> Tensor:
+        """Return A μ, float64 [d], μ the mean of the source: of the outputs, before b is added."""
+        mean = next(iter(self._systems.values())).mean(self.source)
+        with exactly(mean.device):
+            return fitted.weight @ mean
+
     def output_basis(self, fitted: Fitted) -> tuple[Tensor, Tensor]:
         """Return the directions that a map's outputs vary in, for the best maps of lower rank.
 

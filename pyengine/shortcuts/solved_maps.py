@@ -109,4 +109,6 @@ def _maps(fit: StackFit, found: Source, pair: tuple[int, int]) -> dict[str, Tens
         basis, variances = found.output_basis(fitted)
         tensors[f"{found.kind}.{name}.basis"] = stored(basis)
         tensors[f"{found.kind}.{name}.variances"] = stored(variances)
+        if fitted.bias is not None:
+            tensors[f"{found.kind}.{name}.mean"] = stored(found.output_mean(fitted))
     return tensors

@@ -1,8 +1,8 @@
 """Where maps are kept: in memory, or in files that are mapped when they are asked for.
 
 A source point's tensors are float32, by name: `mat.{pair}.weight`, `affine.{pair}.weight`,
-`affine.{pair}.bias`, and of the map to the last layer `{kind}.{pair}.basis` and
-`{kind}.{pair}.variances`.
+`affine.{pair}.bias`, and of the map to the last layer `{kind}.{pair}.basis`,
+`{kind}.{pair}.variances` and `affine.{pair}.mean`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,6 +22,8 @@ from pyengine.shortcuts.points import Points
 # A stack and a source point.
 Place = tuple[str, int]
 Tensors = Mapping[str, Tensor]
+# A map to the last layer: stack, source and kind.
+OfLast = tuple[str, int, str]
 
 FITS_FILE = "fits.parquet"
 FITS = pa.schema(
@@ -75,7 +77,8 @@ class HeldMaps:
         cls,
         points: Mapping[str, Points],
         maps: Mapping[str, Mapping[tuple[int, int], Mapping[str, LinearMap]]],
-        bases: Mapping[tuple[str, int, str], Tensor],
+        bases: Mapping[OfLast, Tensor],
+        means: Mapping[OfLast, Tensor],
     ) -> "HeldMaps":
         """Take given maps; see `Shortcuts.from_maps`."""
         held: dict[Place, dict[str, Tensor]] = {}
@@ -84,9 +87,10 @@ class HeldMaps:
                 tensors = held.setdefault((stack, pair[0]), {})
                 for kind, given in kinds.items():
                     tensors |= map_tensors(kind, points[stack].name(*pair), given)
-        for (stack, source, kind), basis in bases.items():
-            name = points[stack].name(source, points[stack].n_blocks)
-            held[stack, source][f"{kind}.{name}.basis"] = stored(basis)
+        for part, of_part in (("basis", bases), ("mean", means)):
+            for (stack, source, kind), tensor in of_part.items():
+                name = points[stack].name(source, points[stack].n_blocks)
+                held[stack, source][f"{kind}.{name}.{part}"] = stored(tensor)
         return cls(held, FITS.empty_table())
 
     def of_source(self, place: Place) -> Tensors:

@@ -56,7 +56,7 @@ class StoredPoints(Points):
             PyengineError: if it is not there, or none was fitted.
         """
         if not self.taps:
-            raise PyengineError("no sub-modules were fitted; fit with sub_modules=True")
+            raise PyengineError("no sub-modules were fitted; fit with them (--sub-modules)")
         if not (0 <= block < self.n_blocks and 0 <= tap < len(self.steps)):
             raise PyengineError(
                 f"there is no sub-module {tap} of block {block}: blocks count 0 to "

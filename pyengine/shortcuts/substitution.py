@@ -92,7 +92,7 @@ def substituted_blocks(
     """
     steps = shortcuts.points(stack).steps
     if not steps:
-        raise PyengineError("this fit has no sub-modules to replace; fit with sub_modules=True")
+        raise PyengineError("this fit has no sub-modules to replace; fit with them (--sub-modules)")
     layers = [layer for layer in model.layers if layer.stack.name == stack]
     found = {}
     for ending, step in ENDINGS.items():

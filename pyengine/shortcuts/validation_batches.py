@@ -1,7 +1,7 @@
 """The validation units of a fit as the model read them, and where its rows lie in them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from pyengine.batches import Batch
 from pyengine.engine import BATCH_TOKENS
 from pyengine.model_batches import model_batches
 from pyengine.models import Model
+from pyengine.shortcuts.masking import masked
 from pyengine.shortcuts.validation import Validation
 from pyengine.store import Report, TokenStore
 
@@ -65,7 +66,7 @@ def validation_batches(
         read = batch if shifted is None else shifted
         columns = validation.positions[samples] + read.first
         if (mask_id := question["mask_id"]) is not None:
-            batch = _masked(batch, rows, columns, mask_id)
+            batch = masked(batch, rows.numpy(), columns.numpy(), mask_id)
         yield ValidationRows(batch, shifted, samples, rows, columns)
 
 
@@ -96,10 +97,3 @@ def _samples(validation: Validation, batch: Batch) -> tuple[Tensor, Tensor]:
     rows = torch.repeat_interleave(n)
     before = n.cumsum(0) - n
     return begin[rows] + torch.arange(len(rows)) - before[rows], rows
-
-
-def _masked(batch: Batch, rows: Tensor, columns: Tensor, mask_id: int) -> Batch:
-    """Put the mask token in the place of each sample."""
-    input_ids = batch.input_ids.copy()
-    input_ids[rows.numpy(), columns.numpy()] = mask_id
-    return replace(batch, input_ids=input_ids, copies={})
