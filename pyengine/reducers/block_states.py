@@ -1,5 +1,6 @@
 """What the reducers of rows share that fold them into sums, a block of rows at a time."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from copy import copy
 from typing import Any, Self
@@ -126,10 +127,10 @@ class BlockReducer(RowReducer):
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"block_rows": self.block_rows}
 
+    @abstractmethod
     def _fold(self, rows: Tensor) -> None:
         """Add float64 [n, n_keys], n >= 1, to `_sums`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _join(self, theirs: Mapping[str, Tensor], n_rows: int) -> None:
         """Add another's sums, of so many rows, to `_sums`."""
-        raise NotImplementedError

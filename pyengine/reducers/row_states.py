@@ -1,5 +1,6 @@
 """What the reducers of whole rows share: a row is one token's states, its points side by side."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ def exactly(device: torch.device) -> Iterator[None]:
         yield
 
 
-class RowReducer:
+class RowReducer(ABC):
     """A reducer of rows [n_points * d_model].
 
     A row with a NaN or an infinity at any point is left out, and counted in `n_nan`.
@@ -117,11 +118,11 @@ class RowReducer:
             self.n_rows += len(kept)
             self.n_nan += len(rows) - len(kept)
 
+    @abstractmethod
     def _take(
         self, rows: Tensor, units: Tensor | None, positions: Tensor | None, ids: Tensor | None
     ) -> None:
         """Take in rows of `dtype` that are finite, on `device`; they may be kept."""
-        raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
         """Return what two must agree in to be merged."""
