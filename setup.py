@@ -18,6 +18,8 @@ PACKAGES = [
     "pyengine.export",
     "pyengine.extraction",
     "pyengine.gradients",
+    "pyengine.heads",
+    "pyengine.heads.probe",
     "pyengine.kernels",
     "pyengine.plots",
     "pyengine.reducers",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import pyengine
 from pyengine.batches import Batch
-from pyengine.families import FUSED_ACTIVATIONS
+from pyengine.fused import formula_of
 
 
 class _StopError(Exception):
@@ -27,8 +27,8 @@ class FusedForward:
         body: Any = copy.deepcopy(model.body).eval()
         body.config.pad_token_id = None
         self._body = body
-        act = FUSED_ACTIVATIONS[getattr(model.config, model.family.activation_name)]
         for layer in model.layers:
+            act = formula_of(layer.module(body, layer.stack.activation))
             if act == "gelu_tanh" and layer.up(self._body) is None:
                 path = layer.stack.activation.format(layer.block)
                 self._body.set_submodule(path, nn.GELU("tanh"))

@@ -43,6 +43,7 @@ PARTS = {
     "corpus": "benchmarks._gpu_corpus",
     "peers": "benchmarks._gpu_peers",
     "shortcuts": "benchmarks._gpu_shortcuts",
+    "heads": "benchmarks._gpu_heads",
 }
 FULL = Scale()
 QUICK = replace(

@@ -24,6 +24,7 @@ from pyengine.capture import Capture, Maxima, coefficient_sites
 from pyengine.engine import BATCH_TOKENS
 from pyengine.floors import BodyShape, whole
 from pyengine.forward import Forward
+from pyengine.fused import formula_of
 from pyengine.models import Model
 from pyengine.peaks import H100, SUSTAINED
 
@@ -110,8 +111,8 @@ def _counted_search(model: Model, batch: Batch, decoder: Batch | None) -> int:
     """Count the body up to the last site; the fused activation is C++ here, or one operation."""
     sites = dict.fromkeys(coefficient_sites(model, range(model.n_layers)), Maxima(None))
     capture = Capture(model, sites, lambda *_: None)
-    gelu_tanh = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}
-    counted_already = getattr(model.config, model.family.activation_name) not in gelu_tanh
+    activation = model.layers[0].module(model.body, model.layers[0].stack.activation)
+    counted_already = formula_of(activation) != "gelu_tanh"
     found = counted(lambda: capture.run(batch, decoder))
     return found - (model.n_layers if counted_already else 0)
 

@@ -21,6 +21,7 @@ from benchmarks import (
     _growth_plot,
     _machine,
     _render_gpu,
+    _render_heads,
     _render_performance,
     _render_shortcuts,
     _render_speed,
@@ -45,12 +46,14 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "predictions": _render_values.predictions,
     "attribution": _render_values.attribution,
     "shortcuts": _render_shortcuts.shortcuts,
+    "heads": _render_heads.heads,
     "attention": _render_performance.attention,
     "launches": _render_performance.launches,
     "gpu": _render_gpu.search,
     "gpu_others": _render_gpu.others,
     "gpu_peers": _render_gpu.peers,
     "gpu_shortcuts": _render_shortcuts.gpu_shortcuts,
+    "gpu_heads": _render_heads.gpu_heads,
 }
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

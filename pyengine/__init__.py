@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from pyengine.facts import read_facts as read_facts
     from pyengine.ff_layers_files import read_ff_layers as read_ff_layers
     from pyengine.generation import generate as generate
+    from pyengine.heads.bank import HeadBank as HeadBank
+    from pyengine.heads.concat import concat_heads as concat_heads
+    from pyengine.heads.extract import extract_heads as extract_heads
+    from pyengine.heads.finetune import finetune as finetune
+    from pyengine.heads.finetuned import load_finetuned as load_finetuned
+    from pyengine.heads.generated_tasks import generate_task as generate_task
+    from pyengine.heads.probe_heads import probe_heads as probe_heads
+    from pyengine.heads.results import HeadResults as HeadResults
+    from pyengine.heads.sentence_encoder import SentenceEncoder as SentenceEncoder
+    from pyengine.heads.task_names import read_task as read_task
     from pyengine.hooked import run_with_cache as run_with_cache
     from pyengine.hooked import run_with_hooks as run_with_hooks
     from pyengine.loading import load as load
@@ -62,6 +72,8 @@ _HOMES = {
     "Fact": "pyengine.facts",
     "FactNeurons": "pyengine.analyses.fact_neuron_result",
     "Gram": "pyengine.reducers.gram",
+    "HeadBank": "pyengine.heads.bank",
+    "HeadResults": "pyengine.heads.results",
     "KnowledgeNeurons": "pyengine.analyses.knowledge_neurons",
     "Model": "pyengine.models",
     "Moments": "pyengine.reducers.moments",
@@ -69,26 +81,34 @@ _HOMES = {
     "Predictions": "pyengine.analyses.prediction_result",
     "PyengineError": "pyengine.errors",
     "RowBuffer": "pyengine.reducers.rows",
+    "SentenceEncoder": "pyengine.heads.sentence_encoder",
     "Shortcuts": "pyengine.shortcuts.result",
     "StreamingTopK": "pyengine.reducers.topk",
     "TSQR": "pyengine.reducers.tsqr",
     "Targets": "pyengine.analyses.targets",
     "TriggerExamples": "pyengine.analyses.triggers",
     "cache_activations": "pyengine.analyses.cached_activations",
+    "concat_heads": "pyengine.heads.concat",
     "extract": "pyengine.extraction.extract",
+    "extract_heads": "pyengine.heads.extract",
     "fact_neurons": "pyengine.analyses.fact_neurons",
+    "finetune": "pyengine.heads.finetune",
     "ffn_predictions": "pyengine.analyses.predictions",
     "fit_shortcuts": "pyengine.shortcuts.fit",
     "generate": "pyengine.generation",
+    "generate_task": "pyengine.heads.generated_tasks",
     "key_value_agreement": "pyengine.analyses.agreement",
     "load": "pyengine.loading",
+    "load_finetuned": "pyengine.heads.finetuned",
     "load_cache": "pyengine.cache_files",
     "mean_activations": "pyengine.analyses.mean_activations",
     "open_run": "pyengine.run",
+    "probe_heads": "pyengine.heads.probe_heads",
     "read_counterfact": "pyengine.counterfact",
     "read_facts": "pyengine.facts",
     "read_ff_layers": "pyengine.ff_layers_files",
     "read_pararel": "pyengine.pararel",
+    "read_task": "pyengine.heads.task_names",
     "run_with_cache": "pyengine.hooked",
     "run_with_hooks": "pyengine.hooked",
     "save_cache": "pyengine.cache_files",

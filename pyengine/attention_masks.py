@@ -21,7 +21,13 @@ ITS_ATTENTION = GPTNeoSelfAttention._attn  # where somebody has put another, tha
 
 
 def run_stack(
-    stack: Any, input_ids: Tensor, padding: Tensor | None, *, causal: bool, **inputs: Any
+    stack: Any,
+    input_ids: Tensor,
+    padding: Tensor | None,
+    *,
+    causal: bool,
+    takes_masks: bool = True,
+    **inputs: Any,
 ) -> Tensor:
     """Run a stack of a model on right-padded rows, bit for bit as transformers does.
 
@@ -31,12 +37,14 @@ def run_stack(
         padding: [B, T], 0 = padding, at least one; or None. A causal stack, where padding comes
             after all that counts, only shows it to hooks on the stack.
         causal: whether the stack is.
+        takes_masks: whether it can be given masks; else it makes its own of the padding.
         inputs: whatever else it takes; `encoder_attention_mask` as `padding`.
 
     Returns:
         [B, T, d_model].
     """
-    if stack._forward_pre_hooks or stack.config._attn_implementation not in GIVEN:
+    given = takes_masks and stack.config._attn_implementation in GIVEN
+    if stack._forward_pre_hooks or not given:
         return _hidden(stack(input_ids=input_ids, attention_mask=padding, **inputs))
     mask = causal_mask(stack, input_ids) if causal else padding_mask(stack, input_ids, padding)
     if (encoder_padding := inputs.get("encoder_attention_mask")) is not None:

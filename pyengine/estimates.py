@@ -11,8 +11,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,8 @@ from pyengine.memory_plan import MemoryPlan, memory_plan
 from pyengine.models import Model
 from pyengine.samples import FactParts, Parts, Sample, TokenParts
 from pyengine.scale.work import Report, Work
+from pyengine.shortcuts.fit import fit_shortcuts
+from pyengine.shortcuts.fit_parts import FitParts
 from pyengine.store import TokenStore
 
 # Seconds that a small sample should take; a large one is `LARGER` times as long.
@@ -66,6 +68,7 @@ class Estimate:
         peak_device: bytes that the samples took on the device; None on the CPU.
         peak_host: the most bytes that this process ever held.
         disk: bytes of the run directory.
+        notes: what else is known before the pass, by its heading.
     """
 
     function: str
@@ -80,6 +83,7 @@ class Estimate:
     peak_device: int | None
     peak_host: int
     disk: int
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def estimate(
@@ -101,8 +105,7 @@ def estimate(
         PyengineError: as the analysis does.
     """
     work = work.tokenized(model, on_tokenized)
-    of_tokens = isinstance(work.corpus, TokenStore)
-    parts: Parts = TokenParts(work, model) if of_tokens else FactParts(work, model)
+    parts = _parts(work, model)
     if not parts.size:
         raise PyengineError("the corpus is empty: there is nothing to estimate")
     cuda = model.device.type == "cuda"
@@ -128,7 +131,15 @@ def estimate(
         disk=_disk(
             plan, parts, [(s.size, m.n_bytes) for s, m in zip(samples, rounds[-1], strict=True)]
         ),
+        notes=parts.notes(),
     )
+
+
+def _parts(work: Work, model: Model) -> Parts:
+    if work.function is fit_shortcuts:
+        return FitParts(work, model)
+    of_tokens = isinstance(work.corpus, TokenStore)
+    return TokenParts(work, model) if of_tokens else FactParts(work, model)
 
 
 def _samples(parts: Parts, model: Model, report: OnSample) -> tuple[Sample, Sample]:

@@ -4,26 +4,10 @@ In every family the FFN coefficient is the *input of the down-projection*; that 
 called `value` here because its rows are the value vectors. A new architecture is one new row.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pyengine.errors import PyengineError
-
-if TYPE_CHECKING:
-    pass
-
-# Hugging Face's activation names -> the formulas that our fused kernels implement.
-FUSED_ACTIVATIONS = {
-    "relu": "relu",
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "silu": "silu",
-    "swish": "silu",
-    "quick_gelu": "quick_gelu",
-}
 
 
 @dataclass(frozen=True)
@@ -45,7 +29,9 @@ class Stack:
         positions: the position embedding; T5's relative position bias, which all blocks share.
         between: the modules whose first input is the residual stream between two sublayers.
         final_norm: the norm after the last block; None where there is none: then the norms come
-            after the additions (BERT), not before the sublayers.
+            after the additions (BERT, openai-gpt), not before the sublayers.
+        takes_masks: whether it takes attention masks [B, 1, T, T]; openai-gpt makes its own.
+        returns: what blocks and attentions return their results in.
         scaled: whether attention scores are divided by the root of the head's width.
         relative: whether `positions` is a bias on attention scores.
         rebranches: whether the block goes on adding to what `between` reads, so that an edit of the
@@ -66,6 +52,8 @@ class Stack:
     between: tuple[str, ...]
     up: str | None = None
     final_norm: str | None = None
+    takes_masks: bool = True
+    returns: type = tuple
     scaled: bool = True
     relative: bool = False
     rebranches: bool = False
@@ -82,8 +70,8 @@ class Family:
     Attributes:
         model_type: Hugging Face's `config.model_type`.
         stacks: encoder before decoder; layers are numbered through all of them.
-        embedding: the token embedding that all stacks share, from the body.
-        activation_name: configuration attribute that names the non-linearity.
+        embedding: the token embedding that all stacks share, from the body. ELECTRA's, and with it
+            the unembedding, may be narrower than the residual stream.
         max_positions: configuration attribute of the longest input.
         auto_class: the `transformers` class that loads the model with its output head.
         unembedding: the output embedding, from the whole model.
@@ -95,7 +83,6 @@ class Family:
     model_type: str
     stacks: tuple[Stack, ...]
     embedding: str
-    activation_name: str
     max_positions: str
     auto_class: str
     unembedding: str = "lm_head"
@@ -177,9 +164,35 @@ _BERT = Stack(
     between=("encoder.layer.{}.attention.output.LayerNorm",),
 )
 
+
+def _bert(model_type: str, unembedding: str, head_transform: str) -> Family:
+    return Family(
+        model_type,
+        (_BERT,),
+        embedding="embeddings.word_embeddings",
+        max_positions="max_position_embeddings",
+        auto_class="AutoModelForMaskedLM",
+        unembedding=unembedding,
+        head_transform=head_transform,
+        token_types="embeddings.token_type_embeddings",
+        embedding_norm="embeddings.LayerNorm",
+    )
+
+
 _GPT_NEO = (
     "attn.attention.out_proj",
     tuple(f"attn.attention.{part}_proj" for part in "qkv"),
+)
+
+_OPENAI_GPT = replace(
+    _gpt("attn.c_proj", ("attn.c_attn",), scaled=True),
+    embedding="tokens_embed",
+    positions="positions_embed",
+    between=("h.{}.ln_1",),
+    final_norm=None,
+    takes_masks=False,
+    returns=list,
+    rebranches=False,
 )
 
 FAMILIES = {
@@ -189,7 +202,6 @@ FAMILIES = {
             "gpt2",
             (_gpt("attn.c_proj", ("attn.c_attn",), scaled=True),),
             embedding="wte",
-            activation_name="activation_function",
             max_positions="n_positions",
             auto_class="AutoModelForCausalLM",
         ),
@@ -197,21 +209,17 @@ FAMILIES = {
             "gpt_neo",
             (_gpt(*_GPT_NEO, scaled=False),),
             embedding="wte",
-            activation_name="activation_function",
             max_positions="max_position_embeddings",
             auto_class="AutoModelForCausalLM",
         ),
+        _bert("bert", "cls.predictions.decoder", "cls.predictions.transform"),
+        _bert("electra", "generator_lm_head", "generator_predictions"),
         Family(
-            "bert",
-            (_BERT,),
-            embedding="embeddings.word_embeddings",
-            activation_name="hidden_act",
-            max_positions="max_position_embeddings",
-            auto_class="AutoModelForMaskedLM",
-            unembedding="cls.predictions.decoder",
-            head_transform="cls.predictions.transform",
-            token_types="embeddings.token_type_embeddings",
-            embedding_norm="embeddings.LayerNorm",
+            "openai-gpt",
+            (_OPENAI_GPT,),
+            embedding="tokens_embed",
+            max_positions="n_positions",
+            auto_class="AutoModelForCausalLM",
         ),
         Family(
             "t5",
@@ -220,7 +228,6 @@ FAMILIES = {
                 _t5("decoder", ("SelfAttention", "EncDecAttention")),
             ),
             embedding="shared",
-            activation_name="dense_act_fn",
             max_positions="n_positions",
             auto_class="AutoModelForSeq2SeqLM",
         ),

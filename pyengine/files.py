@@ -133,3 +133,16 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def second_name(source: Path, target: Path) -> None:
+    """Give a file a second name; where the file system has none, copy it."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        atomic_write(target, lambda temporary: _copy(source, temporary))
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

@@ -43,7 +43,7 @@ class Forward:
 
     def _run_single(self, batch: Batch, device: torch.device) -> Tensor:
         family = self.model.family
-        causal = family.stacks[0].causal
+        stack, causal = family.stacks[0], family.stacks[0].causal
         whole: Any = self.body
         body = whole.encoder if family.encoder_decoder else whole
         # Right padding lies after every content token, so a causal model needs no mask; but hooks
@@ -52,7 +52,9 @@ class Forward:
         mask = _padding_mask(batch, device) if hooked or not causal else None
         extra = {"use_cache": False} if causal else {}
         input_ids = on_device(batch, "input_ids", device)
-        return run_stack(body, input_ids, mask, causal=causal, **extra)
+        return run_stack(
+            body, input_ids, mask, causal=causal, takes_masks=stack.takes_masks, **extra
+        )
 
     def _run_encoder_decoder(self, batch: Batch, decoder: Batch, device: torch.device) -> Tensor:
         mask = _padding_mask(batch, device)

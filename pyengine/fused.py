@@ -7,9 +7,23 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from pyengine.errors import PyengineError
-from pyengine.families import FUSED_ACTIVATIONS
 from pyengine.layers import Layer
 from pyengine.models import Model
+
+# Hugging Face's activation names -> the formulas that our kernels implement. A configuration may
+# use a name otherwise (openai-gpt's "gelu" is the tanh one): the type of the module is what counts.
+FUSED_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "quick_gelu": "quick_gelu",
+}
+_FORMULAS = {type(ACT2FN[name]): formula for name, formula in FUSED_ACTIVATIONS.items()}
 
 # (layer, input of the non-linearity, name of its formula, linear half of a gated FFN or None) ->
 # the coefficients, act(pre) or act(pre) * up.
@@ -93,18 +107,16 @@ def _replace(body: nn.Module, layer: Layer, part: str, module: nn.Module) -> Non
     setattr(body.get_submodule(parent), name, module)
 
 
+def formula_of(activation: nn.Module) -> str | None:
+    """Name the kernel formula that a non-linearity computes; None if there is no kernel for it."""
+    return _FORMULAS.get(type(activation))
+
+
 def _fused_name(model: Model, layer: Layer) -> str:
-    """Name the kernel formula of a layer's non-linearity, checking that it is the usual one."""
-    name = getattr(model.config, model.family.activation_name)
-    if name not in FUSED_ACTIVATIONS:
+    own = layer.module(model.body, layer.stack.activation)
+    if (formula := formula_of(own)) is None:
         raise PyengineError(
-            f"no fused kernel for the activation {name!r}; use activation='model' "
-            f"(known: {', '.join(FUSED_ACTIVATIONS)})"
+            f"no fused kernel for {type(own).__name__}, the activation of layer {layer.index}; use "
+            f"activation='model' (known: {', '.join(FUSED_ACTIVATIONS)})"
         )
-    own, usual = layer.module(model.body, layer.stack.activation), ACT2FN[name]
-    if type(own) is not type(usual):
-        raise PyengineError(
-            f"layer {layer.index} computes {type(own).__name__}, not {name!r} as its configuration "
-            "says; use activation='model'"
-        )
-    return FUSED_ACTIVATIONS[name]
+    return formula

@@ -222,9 +222,7 @@ def _checked_device(name: torch.device | str) -> torch.device:
 
 def check_head(model: Model) -> None:
     """Refuse a model whose logits would be none, or random."""
-    head = model.family.unembedding
-    random = any(name.startswith(head.split(".")[0]) for name in model.absent)
-    if "unembed.hook_out" not in sites_of(model) or random:
+    if "unembed.hook_out" not in sites_of(model) or model.random_head:
         raise PyengineError(
             f"{model.name} has no output head, hence no logits; return_type=None runs without it"
         )

@@ -14,7 +14,7 @@ from pyengine import embedded
 from pyengine.errors import PyengineError
 from pyengine.families import FAMILIES, Family, family_of
 from pyengine.layers import body_of
-from pyengine.model_checks import check_modules, check_weights
+from pyengine.model_checks import check_direction, check_modules, check_weights
 from pyengine.models import Model
 
 # tf32 keeps float32 tensors and only allows the GPU to round the inputs of its products;
@@ -71,6 +71,7 @@ def load(
         hf, tokenizer = source if isinstance(source, tuple) else (source, None)
         hf = getattr(hf, "_orig_mod", hf)  # what torch.compile wrapped; it is run uncompiled
         model = _wrap_objects(hf, tokenizer, device, dtype)
+    check_direction(model)
     check_weights(model)
     return model
 

@@ -140,11 +140,20 @@ def _activations(parts: list[Part], run: Path, manifest: dict[str, Any], mixed: 
     return from_parts(parts, TokenText.load(run), manifest, mixed=mixed)
 
 
+def _heads(parts: list[Part], run: Path, manifest: dict[str, Any], mixed: bool) -> Any:
+    from pyengine.heads.extract import from_parts
+
+    for part in parts:
+        part.check()
+    return from_parts(parts, run, manifest, mixed=mixed)
+
+
 # Runs whose shards leave part files: how the manifest counts what they cover, and their result.
 OF_PARTS: dict[str, tuple[str, Callable[[list[Part], Path, dict[str, Any], bool], Any]]] = {
     "predictions": ("n_units", _predictions),
     "neurons": ("n_facts", _neurons),
     "activations": ("n_units", _activations),
+    "heads": ("n_units", _heads),
 }
 
 KINDS: dict[str, Callable[[dict[str, Any], int, Sequence[Any]], Kind]] = {

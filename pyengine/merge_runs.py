@@ -29,8 +29,8 @@ def merge_runs(
         reducers: of a run of `extract`, fresh instances of the user's own reducers, in its order.
 
     Returns:
-        A `TriggerExamples`, `Extraction`, `Predictions`, `FactNeurons`, `CachedActivations` or
-        `Shortcuts`.
+        A `TriggerExamples`, `Extraction`, `Predictions`, `FactNeurons`, `CachedActivations`,
+        `Shortcuts` or `HeadBank`.
 
     Raises:
         PyengineError: if the shards belong to different runs, or do not cover the corpus.

@@ -23,6 +23,15 @@ def check_modules(hf: PreTrainedModel) -> None:
             raise PyengineError(f"{name} is a quantised {kind.__name__}; this is not supported")
 
 
+def check_direction(model: Model) -> None:
+    """Refuse BERT and the like as decoders: their attention would be taken for bidirectional."""
+    if not model.family.stacks[-1].causal and getattr(model.config, "is_decoder", False):
+        raise PyengineError(
+            f"{model.name} is a {model.family.model_type} with is_decoder=True; this is not "
+            "supported"
+        )
+
+
 def check_weights(model: Model) -> None:
     """Refuse NaN weights, and layers that differ in d_ff."""
     for name, parameter in model.hf.named_parameters():

@@ -123,7 +123,10 @@ class Model:
 
     @property
     def W_U(self) -> torch.Tensor:
-        """[d_model, vocab_size], the unembedding; T5's tied head also scales what it reads."""
+        """[d_model, vocab_size], the unembedding; T5's tied head also scales what it reads.
+
+        ELECTRA-small's is as wide as its embeddings: what its head's transform leaves.
+        """
         return stacked_weights.w_u(self)
 
     @property
@@ -135,6 +138,13 @@ class Model:
     def vocab_size(self) -> int:
         embedding: Any = self.body.get_submodule(self.family.embedding)
         return int(embedding.weight.shape[0])
+
+    @cached_property
+    def random_head(self) -> str | None:
+        """Name a weight of the output head that the checkpoint lacks; None if it has them all."""
+        parts = filter(None, (self.family.unembedding, self.family.head_transform))
+        roots = {part.split(".")[0] for part in parts}
+        return next((name for name in self.absent if name.split(".")[0] in roots), None)
 
     @property
     def max_positions(self) -> int:

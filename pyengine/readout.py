@@ -27,7 +27,8 @@ class Readout:
     """A way to read vectors of one stack of a model.
 
     Attributes:
-        weight: [vocab_size, d_model], the output embedding, in the model's dtype.
+        weight: [vocab_size, d_model], the output embedding, in the model's dtype (ELECTRA-small's
+            is narrower: as wide as what the head's transform leaves).
         bias: [vocab_size], or None.
         steps: what is done to a vector before, in this order.
         dtype: of the computation, float32 or float64.
@@ -72,7 +73,8 @@ def readout(model: Model, layer: Layer, *, final_norm: bool, head: str = "full")
             both.
 
     Raises:
-        PyengineError: for an unknown head, or `full` where the model has no output head.
+        PyengineError: for an unknown head, `full` where the model has no output head, or
+            `embedding` where that is narrower than the residual stream (ELECTRA-small).
     """
     check_choice("head", head, HEADS)
     dtype = torch.float64 if model.dtype == "float64" else torch.float32
@@ -88,25 +90,45 @@ def readout(model: Model, layer: Layer, *, final_norm: bool, head: str = "full")
     if getattr(model.config, "scale_decoder_outputs", False):
         scale = model.config.d_model**-0.5
         steps.append(lambda x: x * scale)
+    if head == "embedding":
+        return Readout(_embedding(model, unembedding), None, tuple(steps), dtype)
     own: Any = unembedding
-    if own is None:
-        own = model.body.get_submodule(model.family.embedding)
-    bias = getattr(own, "bias", None) if head == "full" else None
+    bias = getattr(own, "bias", None)
     bias = None if bias is None else bias.detach().to(dtype)
     return Readout(own.weight.detach(), bias, tuple(steps), dtype)
 
 
+def _embedding(model: Model, unembedding: Any) -> Tensor:
+    """Return the output embedding, [vocab_size, d_model]; without one, the token embedding."""
+    random = f"{model.family.unembedding}.weight" in model.absent
+    own = _token_embedding(model) if unembedding is None or random else unembedding
+    if not _is_wide(model, own):
+        raise PyengineError(
+            f"the embedding of {model.name} is narrower than its residual stream: only "
+            "head='full' reads that, through the head's own transform"
+        )
+    weight: Tensor = own.weight.detach()
+    return weight
+
+
 def _check_head(model: Model, unembedding: nn.Module | None) -> None:
-    if unembedding is None:
-        raise PyengineError(
-            f"{model.name} has no output head; head='embedding' reads through its token embedding"
-        )
-    prefix = model.family.unembedding.split(".")[0]
-    if absent := [name for name in model.absent if name.startswith(prefix)]:
-        raise PyengineError(
-            f"the checkpoint of {model.name} has no output head ({absent[0]} is missing); "
-            "head='embedding' reads through its token embedding"
-        )
+    if unembedding is not None and not model.random_head:
+        return
+    why = f"{model.name} has no output head"
+    if unembedding is not None:
+        why = f"the checkpoint of {why} ({model.random_head} is missing)"
+    if _is_wide(model, _token_embedding(model)):
+        why += "; head='embedding' reads through its token embedding"
+    raise PyengineError(why)
+
+
+def _token_embedding(model: Model) -> Any:
+    return model.body.get_submodule(model.family.embedding)
+
+
+def _is_wide(model: Model, embedding: Any) -> bool:
+    """Say whether an embedding is as wide as the residual stream; ELECTRA-small's is not."""
+    return bool(embedding.weight.shape[1] == model.values(0).shape[1])
 
 
 def _submodule(module: nn.Module, path: str) -> nn.Module | None:

@@ -32,6 +32,7 @@ _RESULTS = {
     "activations": ("pyengine.analyses.cached_activations_result", "CachedActivations"),
     "shortcuts": ("pyengine.shortcuts.result", "Shortcuts"),
     "shortcut_scores": ("pyengine.shortcuts.evaluation", "Evaluation"),
+    "heads": ("pyengine.heads.bank", "HeadBank"),
 }
 
 
@@ -136,7 +137,8 @@ def open_run(folder: str | Path) -> Any:
 
     Returns:
         What its analysis gives: a `TriggerExamples`, `Extraction`, `Agreement`, `Predictions`,
-        `FactNeurons`, `CachedActivations`, `Shortcuts`, or the `Evaluation` of these.
+        `FactNeurons`, `CachedActivations`, `Shortcuts`, the `Evaluation` of these, or a
+        `HeadBank`.
 
     Raises:
         PyengineError: if it is not a run, is incomplete, or a file is damaged.

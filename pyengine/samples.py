@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -21,6 +22,13 @@ from pyengine.store import TokenStore
 PIECES, PIECE_UNITS = 8, 4
 
 
+class Task(Protocol):
+    """What can be run and timed: a `Work`, or what is proportional to the corpus of one."""
+
+    def run(self, model: Model, out: Path, task: int, n_tasks: int) -> Any:
+        """Carry out a task, in a run directory if it leaves anything."""
+
+
 class Sample(NamedTuple):
     """A part of a corpus.
 
@@ -30,7 +38,7 @@ class Sample(NamedTuple):
         cost: what its time is proportional to: computed tokens, or prompts.
     """
 
-    work: Work
+    work: Task
     size: int
     cost: int
 
@@ -53,6 +61,9 @@ class Parts(Protocol):
     def sample(self, size: int) -> Sample:
         """Cut out about so many tokens or facts, from all over the corpus."""
 
+    def notes(self) -> dict[str, str]:
+        """Say what else is known before the pass, by its heading."""
+
 
 class TokenParts:
     """A token store, and samples of its units."""
@@ -74,21 +85,13 @@ class TokenParts:
         self.cost = self._computed(self._store)
 
     def sample(self, size: int) -> Sample:
-        store, at = self._store, self._store.offsets
-        if size >= store.n_tokens:
-            return Sample(self._work, store.n_tokens, self.cost)
-        n = min(PIECES, max(1, size * store.n_units // (store.n_tokens * PIECE_UNITS)))
-        starts = np.arange(n) * store.n_tokens // n
-        first = np.searchsorted(at, starts)
-        last = np.maximum(np.searchsorted(at, starts + size // n), first + 1)
-        units = np.unique(
-            np.concatenate([np.arange(*ends) for ends in zip(first, last, strict=True)])
-        )
-        units = units[units < store.n_units]
-        tokens = np.concatenate([store.unit_tokens(unit) for unit in units])
-        offsets = np.concatenate([[0], np.cumsum(store.lengths[units])]).astype(np.int64)
-        few = TokenStore.in_memory(tokens, offsets, store.report, store.adds_special)
-        return Sample(replace(self._work, corpus=few), len(tokens), self._computed(few))
+        if size >= self._store.n_tokens:
+            return Sample(self._work, self._store.n_tokens, self.cost)
+        few, _ = spread_units(self._store, size)
+        return Sample(replace(self._work, corpus=few), few.n_tokens, self._computed(few))
+
+    def notes(self) -> dict[str, str]:
+        return {}
 
     def _computed(self, store: TokenStore) -> int:
         return sum(
@@ -115,6 +118,27 @@ class FactParts:
         chosen = [self._facts[i * self.size // size] for i in range(size)]
         work = replace(self._work, corpus=[fact for fact, _ in chosen])
         return Sample(work, size, sum(n for _, n in chosen))
+
+    def notes(self) -> dict[str, str]:
+        return {}
+
+
+def spread_units(store: TokenStore, size: int) -> tuple[TokenStore, np.ndarray]:
+    """Take units of about so many tokens from all over a store, fewer than it has.
+
+    Returns:
+        A store of them, and their numbers, ascending.
+    """
+    n = min(PIECES, max(1, size * store.n_units // (store.n_tokens * PIECE_UNITS)))
+    starts = np.arange(n) * store.n_tokens // n
+    first = np.searchsorted(store.offsets, starts)
+    last = np.maximum(np.searchsorted(store.offsets, starts + size // n), first + 1)
+    units = np.unique(np.concatenate([np.arange(*ends) for ends in zip(first, last, strict=True)]))
+    units = units[units < store.n_units]
+    tokens = np.concatenate([store.unit_tokens(unit) for unit in units])
+    offsets = np.concatenate([[0], np.cumsum(store.lengths[units])]).astype(np.int64)
+    few = TokenStore.in_memory(tokens, offsets, store.report, store.adds_special)
+    return few, units
 
 
 def _block_tokens(work: Work, model: Model, asked: dict[str, Any]) -> int:

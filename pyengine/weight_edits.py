@@ -154,6 +154,10 @@ def _embedding(model: Model, ids: Sequence[int]) -> Tensor:
     One token: its embedding. Several: the sum of theirs, brought to the mean of their norms.
     """
     table: Any = model.body.get_submodule(model.family.embedding)
+    if table.weight.shape[1] != model.values(0).shape[1]:
+        raise PyengineError(
+            f"the embeddings of {model.name} are narrower than its values: none can be written in"
+        )
     rows = table.weight.detach()[list(ids)]
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     if len(rows) == 1:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from brute_force import DOWN, NON_LINEARITY
+from brute_force import DOWN, NON_LINEARITY, apart
 from torch import Tensor, nn
 from transformers.models.gpt_neo.modeling_gpt_neo import GPTNeoSelfAttention
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -63,7 +63,7 @@ class Naive:
         special: frozenset[int] = frozenset(),
         given: Tensor | None = None,
     ) -> None:
-        self.hf, self.special, self.given = hf, special, given
+        self.hf, self.special, self.given = apart(hf), special, given
         templates = (DOWN if value == "post" else NON_LINEARITY)[hf.config.model_type]
         self.sites: list[tuple[bool, nn.Module]] = []
         for in_decoder, template in enumerate(templates):

@@ -19,7 +19,7 @@ BEFORE = ("w1 w2 w3 w4 w5", "w6 w7", "w8 w9 w1 w3 w2 w1 w0")
 AFTER = (" w11", "", " w14 w3 w15 w16")
 TARGETS = ("w9", "w5 w6", "w20")
 
-FORMS = {"bert": "[CLS] $A [SEP]", "t5": "$A </s>"}
+FORMS = {"bert": "[CLS] $A [SEP]", "electra": "[CLS] $A [SEP]", "t5": "$A </s>"}
 
 
 def tokenizer(model_type: str) -> PreTrainedTokenizerFast:

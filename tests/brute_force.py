@@ -1,5 +1,6 @@
 """Trigger examples the obvious way: transformers, plain hooks and sorting. Shares no code."""
 
+import copy
 import math
 from typing import Any
 
@@ -10,7 +11,9 @@ from torch import Tensor
 DOWN = {
     "gpt2": ["transformer.h.{}.mlp.c_proj"],
     "gpt_neo": ["transformer.h.{}.mlp.c_proj"],
+    "openai-gpt": ["transformer.h.{}.mlp.c_proj"],
     "bert": ["bert.encoder.layer.{}.output.dense"],
+    "electra": ["electra.encoder.layer.{}.output.dense"],
     "t5": [
         "encoder.block.{}.layer.1.DenseReluDense.wo",
         "decoder.block.{}.layer.2.DenseReluDense.wo",
@@ -19,7 +22,9 @@ DOWN = {
 NON_LINEARITY = {
     "gpt2": ["transformer.h.{}.mlp.act"],
     "gpt_neo": ["transformer.h.{}.mlp.act"],
+    "openai-gpt": ["transformer.h.{}.mlp.act"],
     "bert": ["bert.encoder.layer.{}.intermediate.intermediate_act_fn"],
+    "electra": ["electra.encoder.layer.{}.intermediate.intermediate_act_fn"],
     "t5": [
         "encoder.block.{}.layer.1.DenseReluDense.act",
         "decoder.block.{}.layer.2.DenseReluDense.act",
@@ -30,11 +35,20 @@ NON_LINEARITY = {
 Entry = tuple[float, int, int]
 
 
+def apart(hf: Any) -> Any:
+    """Give every block a non-linearity of its own, for hooks: openai-gpt's blocks share one."""
+    if hf.config.model_type == "openai-gpt":
+        for block in hf.transformer.h:
+            block.mlp.act = copy.deepcopy(block.mlp.act)
+    return hf
+
+
 def activations(hf: Any, inputs: dict[str, Tensor], value: str = "post") -> list[Tensor]:
     """Return [B, T, d_ff] of every layer, T5's encoder before its decoder."""
     templates = (DOWN if value == "post" else NON_LINEARITY)[hf.config.model_type]
     seen: dict[str, Tensor] = {}
     handles, names = [], []
+    apart(hf)
     for template in templates:
         for index in range(100):
             try:

@@ -82,6 +82,22 @@ PLACES: dict[str, dict[str, Place]] = {
             1,
         ),
     },
+    "openai-gpt": {
+        "hook_pos_embed": ("transformer.positions_embed", "out", 0, 1),
+        "blocks.1.attn.hook_z": ("transformer.h.1.attn.c_proj", "in", 0, 1),
+        "blocks.1.attn.hook_k": ("transformer.h.1.attn.c_attn", "out", 1, 3),
+        "blocks.1.hook_resid_pre": ("transformer.h.1", "in", 0, 1),
+        "blocks.1.hook_resid_mid": ("transformer.h.1.ln_1", "in", 0, 1),
+        "blocks.2.mlp.hook_post": ("transformer.h.2.mlp.c_proj", "in", 0, 1),
+        "blocks.2.hook_normalized_resid_post": ("transformer.h.2.ln_2", "out", 0, 1),
+    },
+    "electra_small": {
+        "hook_embed": ("electra.embeddings.word_embeddings", "out", 0, 1),
+        "embed_ln.hook_out": ("electra.embeddings.LayerNorm", "out", 0, 1),
+        "blocks.0.hook_resid_pre": ("electra.embeddings_project", "out", 0, 1),
+        "blocks.1.attn.hook_z": ("electra.encoder.layer.1.attention.output.dense", "in", 0, 1),
+        "blocks.0.mlp.hook_post": ("electra.encoder.layer.0.output.dense", "in", 0, 1),
+    },
     "t5": T5,
     "t5_gated": T5 | GATED,
 }

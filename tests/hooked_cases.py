@@ -4,17 +4,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import tiny_model
+from tiny_models import FAMILIES, tiny_model
 from torch import Tensor
 
 import pyengine
 
-FAMILIES = ("gpt2", "gpt_neo", "bert", "t5", "t5_gated")
 families = pytest.mark.parametrize("family", FAMILIES)
 SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_layer": 2},
     "gpt_neo": {"num_layers": 2, "attention_types": [[["global", "local"], 1]]},
     "bert": {"num_hidden_layers": 2},
+    "openai-gpt": {"n_layer": 2},
+    "electra": {"num_hidden_layers": 2},
     "t5": {"num_layers": 1, "num_decoder_layers": 2},
     "t5_gated": {"num_layers": 1, "num_decoder_layers": 2},
 }

@@ -14,8 +14,9 @@ from pyengine.model_inputs import model_inputs
 
 MODELS = Path(__file__).parent / "models"
 TRAINED = ("demo", "gpt_neo", "bert", "t5")
-CAUSAL = ("gpt2", "gpt_neo")
-ABSOLUTE = ("gpt2", "gpt_neo", "bert")
+CAUSAL = ("gpt2", "gpt_neo", "openai-gpt")
+BERTS = ("bert", "electra")
+ABSOLUTE = (*CAUSAL, *BERTS)
 T5 = ("t5", "t5_gated")
 ROWS = [[5, 6, 7, 8, 9, 10, 11], [12, 13, 14], [15, 16, 17, 18, 19]]
 MASK = [[1] * 7, [1] * 3 + [0] * 4, [1] * 5 + [0] * 2]

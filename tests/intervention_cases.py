@@ -14,7 +14,11 @@ import pyengine
 MODULES = {
     "gpt2": [("transformer.h.{}.mlp.c_fc", "transformer.h.{}.mlp.c_proj")],
     "gpt_neo": [("transformer.h.{}.mlp.c_fc", "transformer.h.{}.mlp.c_proj")],
+    "openai-gpt": [("transformer.h.{}.mlp.c_fc", "transformer.h.{}.mlp.c_proj")],
     "bert": [("bert.encoder.layer.{}.intermediate.dense", "bert.encoder.layer.{}.output.dense")],
+    "electra": [
+        ("electra.encoder.layer.{}.intermediate.dense", "electra.encoder.layer.{}.output.dense")
+    ],
     "t5": [
         (
             "encoder.block.{}.layer.1.DenseReluDense.wi",
@@ -91,16 +95,16 @@ def by_hand(
 def inputs(model: pyengine.Model) -> tuple[dict[str, Tensor], list[list[tuple[int, int]]]]:
     """Return a padded batch whose answers stand in different columns, and where they stand."""
     family = model.family.model_type
-    texts = {
-        "bert": ["[MASK] w1 w2", "w5 w4 w3 w2 [MASK] w1", "w7 w6 [MASK] w9"],
-        "t5": ["<extra_id_0> w1 w2", "w5 w4 w3 w2 <extra_id_0> w1", "w7 w6 <extra_id_0> w9"],
-    }.get(family, ["w1 w2 w3", "w5 w4 w3 w2 w1 w9", "w7"])
+    mark = {"bert": "[MASK]", "electra": "[MASK]", "t5": "<extra_id_0>"}.get(family)
+    texts = ["w1 w2 w3", "w5 w4 w3 w2 w1 w9", "w7"]
+    if mark is not None:
+        texts = [f"{mark} w1 w2", f"w5 w4 w3 w2 {mark} w1", f"w7 w6 {mark} w9"]
     assert model.tokenizer is not None
     batch = model.tokenizer(texts, padding=True, return_tensors="pt")
     found = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if family not in ("bert", "t5"):
+    if mark is None:
         return found, [[(0, 2), (1, 5), (2, 0)]]
-    ids = model.tokenizer.convert_tokens_to_ids("[MASK]" if family == "bert" else "<extra_id_0>")
+    ids = model.tokenizer.convert_tokens_to_ids(mark)
     at = [[(row, found["input_ids"][row].tolist().index(ids)) for row in range(3)]]
     assert len({column for _, column in at[0]}) == 3
     if family == "t5":

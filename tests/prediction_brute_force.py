@@ -13,27 +13,26 @@ from torch import Tensor
 # Per family and stack: module that reads what the FFN's output is added to, down-projection, norm.
 STACKS = {
     "gpt2": [("transformer.h.{}.ln_2", "transformer.h.{}.mlp.c_proj", "transformer.ln_f")],
-    "bert": [
-        (
-            "bert.encoder.layer.{}.intermediate.dense",
-            "bert.encoder.layer.{}.output.dense",
-            "bert.encoder.layer.{}.output.LayerNorm",
-        )
+    "openai-gpt": [
+        ("transformer.h.{}.mlp.c_fc", "transformer.h.{}.mlp.c_proj", "transformer.h.{}.ln_2")
     ],
     "t5": [
         (
-            "encoder.block.{}.layer.1.layer_norm",
-            "encoder.block.{}.layer.1.DenseReluDense.wo",
-            "encoder.final_layer_norm",
-        ),
-        (
-            "decoder.block.{}.layer.2.layer_norm",
-            "decoder.block.{}.layer.2.DenseReluDense.wo",
-            "decoder.final_layer_norm",
-        ),
+            f"{stack}.block.{{}}.layer.{n}.layer_norm",
+            f"{stack}.block.{{}}.layer.{n}.DenseReluDense.wo",
+            f"{stack}.final_layer_norm",
+        )
+        for stack, n in (("encoder", 1), ("decoder", 2))
     ],
 }
 STACKS["gpt_neo"] = STACKS["gpt2"]
+for bert in ("bert", "electra"):
+    layer = f"{bert}.encoder.layer.{{}}"
+    STACKS[bert] = [
+        (f"{layer}.intermediate.dense", f"{layer}.output.dense", f"{layer}.output.LayerNorm")
+    ]
+HEADS = {"bert": ("cls.predictions.transform", "cls.predictions.decoder")}
+HEADS["electra"] = ("generator_predictions", "generator_lm_head")
 
 
 class Oracle:
@@ -80,10 +79,10 @@ class Oracle:
         with torch.no_grad():
             if norm:
                 x = self.wide.get_submodule(self.layers[layer][3])(x)
-            if self.family == "bert":
-                decoder = self.wide.cls.predictions.decoder
+            if self.family in HEADS:
+                transform, decoder = map(self.wide.get_submodule, HEADS[self.family])
                 if head == "full":
-                    x = self.wide.cls.predictions.transform(x)
+                    x = transform(x)
                 return x @ decoder.weight.t() + (decoder.bias if head == "full" else 0)
             if getattr(self.hf.config, "scale_decoder_outputs", False):
                 x = x * self.hf.config.d_model**-0.5
@@ -154,7 +153,7 @@ def predictions(
                 r, y, m = (part[at] for part in sites[layer])
                 own = oracle.own_logits(output, stack)[at]
                 gold: int | None = unit[position]
-                if decoder or oracle.family.startswith("gpt"):
+                if decoder or "gpt" in oracle.family:
                     gold = unit[position + 1] if position + 1 < len(unit) else None
                 row: dict[str, Any] = {"unit": index, "position": position, "layer": layer}
                 row |= {"gold_token": gold, "residual_norm": float(r.double().norm())}

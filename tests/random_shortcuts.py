@@ -19,7 +19,9 @@ FIRST_UNIT = 11
 BLOCKS = {
     ("gpt2", "decoder"): "transformer.h",
     ("gpt_neo", "decoder"): "transformer.h",
+    ("openai-gpt", "decoder"): "transformer.h",
     ("bert", "encoder"): "bert.encoder.layer",
+    ("electra", "encoder"): "electra.encoder.layer",
     ("t5", "encoder"): "encoder.block",
     ("t5", "decoder"): "decoder.block",
 }
@@ -27,7 +29,9 @@ BLOCKS = {
 LAST_NORMS = {
     "gpt2": "transformer.ln_f",
     "gpt_neo": "transformer.ln_f",
+    "openai-gpt": "transformer.h.2.ln_2",
     "bert": "cls.predictions.transform.LayerNorm",
+    "electra": "generator_predictions.LayerNorm",
     "t5": "decoder.final_layer_norm",
 }
 
@@ -72,7 +76,7 @@ def residual_stream(model: Model, hf: Any, stack: str, tokens: list[int]) -> tor
         hf(**hf_inputs(model, tokens))
     for hook in hooks:
         hook.remove()
-    found = [value[0] if isinstance(value, tuple) else value for value in seen]
+    found = [value[0] if isinstance(value, tuple | list) else value for value in seen]
     return torch.stack([value[0] for value in found], 1)
 
 

@@ -6,15 +6,23 @@ import torch
 from torch import Tensor
 
 # From the model with its head: where each stack keeps its value matrices, how many blocks it has,
-# and the norm of a vector on its way to the head (BERT: of each layer).
+# and the norm of a vector on its way to the head (norms after the additions: of each layer).
 STACKS = {
     "gpt2": [("transformer.h.{}.mlp.c_proj", "n_layer", "transformer.ln_f")],
     "gpt_neo": [("transformer.h.{}.mlp.c_proj", "num_layers", "transformer.ln_f")],
+    "openai-gpt": [("transformer.h.{}.mlp.c_proj", "n_layer", "transformer.h.{}.ln_2")],
     "bert": [
         (
             "bert.encoder.layer.{}.output.dense",
             "num_hidden_layers",
             "bert.encoder.layer.{}.output.LayerNorm",
+        )
+    ],
+    "electra": [
+        (
+            "electra.encoder.layer.{}.output.dense",
+            "num_hidden_layers",
+            "electra.encoder.layer.{}.output.LayerNorm",
         )
     ],
     "t5": [
@@ -72,7 +80,7 @@ def layer_places(hf: Any) -> list[tuple[str, str]]:
 def values(hf: Any, layer: int) -> Tensor:
     """Return the value vectors of a layer, float64 [d_ff, d_model]."""
     weight = hf.get_submodule(layer_places(hf)[layer][0]).weight.detach().double()
-    return weight if hf.config.model_type == "gpt2" else weight.t()
+    return weight if hf.config.model_type in ("gpt2", "openai-gpt") else weight.t()
 
 
 def read(hf: Any, layer: int, vectors: Tensor, *, final_norm: bool, head: str) -> Reading:
@@ -82,10 +90,9 @@ def read(hf: Any, layer: int, vectors: Tensor, *, final_norm: bool, head: str) -
     if final_norm:
         norm = hf.get_submodule(layer_places(hf)[layer][1])
         x = _rms_norm(x, norm) if config.model_type == "t5" else _layer_norm(x, norm)
-    output = hf.cls.predictions.decoder if config.model_type == "bert" else hf.lm_head
+    transform, output = _head(hf)
     bias = 0.0
-    if config.model_type == "bert" and head == "full":
-        transform = hf.cls.predictions.transform
+    if transform is not None and head == "full":
         x = x @ transform.dense.weight.double().t() + transform.dense.bias.double()
         x = x * (1 + torch.erf(x / 2**0.5)) / 2
         x = _layer_norm(x, transform.LayerNorm)
@@ -97,6 +104,15 @@ def read(hf: Any, layer: int, vectors: Tensor, *, final_norm: bool, head: str) -
     entropy = -(probs * probs.log()).nansum(1)
     order = logits.sort(dim=1, descending=True, stable=True).indices
     return Reading(logits, order, probs, entropy)
+
+
+def _head(hf: Any) -> tuple[Any, Any]:
+    """Return what the head does before the output embedding, and that."""
+    if hf.config.model_type == "bert":
+        return hf.cls.predictions.transform, hf.cls.predictions.decoder
+    if hf.config.model_type == "electra":
+        return hf.generator_predictions, hf.generator_lm_head
+    return None, hf.lm_head
 
 
 def _layer_norm(x: Tensor, norm: Any) -> Tensor:

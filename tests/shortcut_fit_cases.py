@@ -47,7 +47,7 @@ def sample(model: pyengine.Model, store: TokenStore, shortcuts: Shortcuts) -> Sa
 
 def surrounded(model: pyengine.Model, stack: str) -> tuple[int, int]:
     """Count the special tokens around a unit."""
-    if model.family.model_type == "bert":
+    if model.family.model_type in ("bert", "electra"):
         return 1, 1
     if model.family.model_type == "t5":
         return (0, 1) if stack == "encoder" else (1, 0)

@@ -23,7 +23,9 @@ from pyengine.units import UnitTable
 BLOCKS = {
     ("gpt2", "decoder"): "transformer.h",
     ("gpt_neo", "decoder"): "transformer.h",
+    ("openai-gpt", "decoder"): "transformer.h",
     ("bert", "encoder"): "bert.encoder.layer",
+    ("electra", "encoder"): "electra.encoder.layer",
     ("t5", "encoder"): "encoder.block",
     ("t5", "decoder"): "decoder.block",
 }
@@ -44,7 +46,7 @@ class Case:
 
 
 def own_stack(family: str) -> str:
-    return "encoder" if family == "bert" else "decoder"
+    return "encoder" if family in ("bert", "electra") else "decoder"
 
 
 def case(family: str, stack: str | None = None, pairs: str = "last", **overrides: Any) -> Case:
@@ -92,7 +94,7 @@ def stream(hf: Any, stack: str, ids: Tensor) -> Tensor:
     handles = [block.register_forward_pre_hook(lambda _, x: seen.append(x[0])) for block in blocks]
 
     def last(_module: Any, _inputs: Any, out: Any) -> None:
-        seen.append(out[0] if isinstance(out, tuple) else out)
+        seen.append(out[0] if isinstance(out, tuple | list) else out)
 
     handles.append(blocks[-1].register_forward_hook(last))
     run(hf, ids)
@@ -136,6 +138,10 @@ class Oracle:
         with torch.no_grad():
             if hf.config.model_type == "bert":
                 logits = hf.cls(h)
+            elif hf.config.model_type == "electra":
+                logits = hf.generator_lm_head(hf.generator_predictions(h))
+            elif hf.config.model_type == "openai-gpt":
+                logits = hf.lm_head(h)
             elif hf.config.model_type == "t5":
                 h = hf.decoder.final_layer_norm(h)
                 scaled = getattr(hf.config, "scale_decoder_outputs", False)
@@ -180,7 +186,7 @@ def corpus(n: int = 160) -> Any:
 def fitted(family: str = "gpt2", **settings: Any) -> tuple[Any, Shortcuts]:
     """Return a tiny model, and maps that were fitted on `corpus`."""
     model = pyengine.load((tiny_model(family), None))
-    settings |= {"mask": False} if family == "bert" else {}
+    settings |= {"mask": False} if own_stack(family) == "encoder" else {}
     return model, fit_shortcuts(model, corpus(), **settings)
 
 

@@ -8,16 +8,23 @@ nothing becomes NaN.
 
 from typing import Any
 
-from site_oracle_bert import bert_sites
-from site_oracle_gpt import gpt2_sites, gpt_neo_sites
+from site_oracle_bert import bert_sites, electra_sites
+from site_oracle_gpt import gpt2_sites, gpt_neo_sites, openai_gpt_sites
 from site_oracle_parts import Inputs, Sites, Weights
 from site_oracle_t5 import t5_sites
 
-_FAMILIES = {"gpt2": gpt2_sites, "gpt_neo": gpt_neo_sites, "bert": bert_sites, "t5": t5_sites}
+_FAMILIES = {
+    "gpt2": gpt2_sites,
+    "gpt_neo": gpt_neo_sites,
+    "bert": bert_sites,
+    "t5": t5_sites,
+    "openai-gpt": openai_gpt_sites,
+    "electra": electra_sites,
+}
 
 
 def site_oracle(hf: Any, inputs: Inputs) -> Sites:
-    """Recompute every site of GPT-2, GPT-Neo, BERT or T5, with its head.
+    """Recompute every site of a model of any family, with its head.
 
     Args:
         hf: the model as Hugging Face has it; only its `config` and `state_dict()` are read.

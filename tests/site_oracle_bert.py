@@ -1,15 +1,31 @@
-"""The sites of BERT with its masked-language head by hand; see `site_oracle`."""
+"""The sites of BERT and ELECTRA with their masked-language heads by hand; see `site_oracle`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from site_oracle_parts import ACTIVATIONS, Inputs, Sites, Weights, attention, key_mask, layer_norm
+from torch import Tensor
 
 
 def bert_sites(weights: Weights, config: Any, inputs: Inputs) -> Sites:
     """Recompute BERT: norms come after the additions."""
+    head, act = weights / "cls" / "predictions", ACTIVATIONS[config.hidden_act]
+    sites, x = _body(weights / "bert", config, inputs)
+    _head(sites, x, head / "transform", act, head / "decoder", config.layer_norm_eps)
+    return sites
+
+
+def electra_sites(weights: Weights, config: Any, inputs: Inputs) -> Sites:
+    """Recompute ELECTRA's generator: BERT, but for widths, and the head's own non-linearity."""
+    head, act = weights / "generator_predictions", ACTIVATIONS["gelu"]
+    sites, x = _body(weights / "electra", config, inputs)
+    _head(sites, x, head, act, weights / "generator_lm_head", config.layer_norm_eps)
+    return sites
+
+
+def _body(body: Weights, config: Any, inputs: Inputs) -> tuple[Sites, Tensor]:
     sites: Sites = {}
-    body, head = weights / "bert", weights / "cls" / "predictions"
     act, eps = ACTIVATIONS[config.hidden_act], config.layer_norm_eps
     n_heads = config.num_attention_heads
     ids = inputs["input_ids"]
@@ -24,6 +40,8 @@ def bert_sites(weights: Weights, config: Any, inputs: Inputs) -> Sites:
     pos_embed = sites["hook_pos_embed"] = tables["position_embeddings.weight"][positions]
     total = embed + type_embed + pos_embed
     x = layer_norm(sites, "embed_ln", total, tables / "LayerNorm", eps)
+    if getattr(config, "embedding_size", config.hidden_size) != config.hidden_size:
+        x = (body / "embeddings_project").linear(x)
     for layer in range(config.num_hidden_layers):
         block, name = body / "encoder" / "layer" / layer, f"blocks.{layer}"
         inside, output = block / "attention" / "self", block / "attention" / "output"
@@ -41,10 +59,19 @@ def bert_sites(weights: Weights, config: Any, inputs: Inputs) -> Sites:
         end = sites[f"{name}.hook_resid_post"] = x + added
         x = layer_norm(sites, f"{name}.ln2", end, block / "output" / "LayerNorm", eps)
         sites[f"{name}.hook_normalized_resid_post"] = x
+    return sites, x
 
+
+def _head(
+    sites: Sites,
+    x: Tensor,
+    transform: Weights,
+    act: Callable[[Tensor], Tensor],
+    decoder: Weights,
+    eps: float,
+) -> None:
     sites["mlm_head.hook_in"] = x
-    x = sites["mlm_head.hook_out"] = (head / "transform" / "dense").linear(x)
-    x = layer_norm(sites, "ln_final", act(x), head / "transform" / "LayerNorm", eps)
+    x = sites["mlm_head.hook_out"] = (transform / "dense").linear(x)
+    x = layer_norm(sites, "ln_final", act(x), transform / "LayerNorm", eps)
     sites["unembed.hook_in"] = x
-    sites["unembed.hook_out"] = (head / "decoder").linear(x)
-    return sites
+    sites["unembed.hook_out"] = decoder.linear(x)

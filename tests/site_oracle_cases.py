@@ -60,7 +60,7 @@ def _inputs(hf: Any, vocab: int, padding: str, generator: torch.Generator) -> di
     inputs = {"input_ids": ids(vocab, 11)}
     if hf.config.model_type == "t5":
         inputs["decoder_input_ids"] = ids(vocab, 8)
-    if hf.config.model_type == "bert" and padding != "right":
+    if hf.config.model_type in ("bert", "electra") and padding != "right":
         inputs["token_type_ids"] = ids(hf.config.type_vocab_size, 11)
     if padding == "none":
         return inputs
@@ -144,10 +144,34 @@ def _t5_gated(draw: random.Random) -> dict[str, Any]:
     }
 
 
+def _openai_gpt(draw: random.Random) -> dict[str, Any]:
+    n_heads, width = _heads(draw)
+    return {
+        "n_head": n_heads,
+        "n_embd": width,
+        "n_layer": draw.randint(1, 3),
+        "afn": draw.choice(["gelu", "relu", "silu"]),
+        "layer_norm_epsilon": draw.choice([1e-5, 1e-2]),
+    }
+
+
+def _electra(draw: random.Random) -> dict[str, Any]:
+    drawn = _bert(draw)
+    return drawn | {"embedding_size": drawn["hidden_size"]}
+
+
+def _electra_small(draw: random.Random) -> dict[str, Any]:
+    drawn = _bert(draw)
+    return drawn | {"embedding_size": drawn["hidden_size"] + draw.choice([-1, 2])}
+
+
 _CONFIGURATIONS = {
     "gpt2": _gpt2,
     "gpt_neo": _gpt_neo,
     "bert": _bert,
     "t5": _t5,
     "t5_gated": _t5_gated,
+    "openai-gpt": _openai_gpt,
+    "electra": _electra,
+    "electra_small": _electra_small,
 }

@@ -1,4 +1,4 @@
-"""The sites of GPT-2 and GPT-Neo by hand; see `site_oracle`."""
+"""The sites of GPT-2, GPT-Neo and the first GPT by hand; see `site_oracle`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +48,39 @@ def gpt_neo_sites(weights: Weights, config: Any, inputs: Inputs) -> Sites:
         return (inside / "out_proj").linear(z)
 
     return _sites(weights, config, inputs, attend, Weights.linear)
+
+
+def openai_gpt_sites(weights: Weights, config: Any, inputs: Inputs) -> Sites:
+    """Recompute openai-gpt: norms after the additions, none at the end; its gelu is the new one."""
+    sites: Sites = {}
+    body, eps = weights / "transformer", config.layer_norm_epsilon
+    act = ACTIVATIONS["gelu_new" if config.afn == "gelu" else config.afn]
+    ids = inputs["input_ids"]
+    positions = inputs.get("position_ids", torch.arange(ids.shape[1])[None])
+    visible = key_mask(inputs, "attention_mask", "input_ids") & causal(ids.shape[1])
+
+    embed = sites["hook_embed"] = body["tokens_embed.weight"][ids]
+    pos_embed = sites["hook_pos_embed"] = body["positions_embed.weight"][positions]
+    x = embed + pos_embed
+    for layer in range(config.n_layer):
+        block, name = body / "h" / layer, f"blocks.{layer}"
+        sites[f"{name}.hook_resid_pre"] = x
+        q, k, v = (block / "attn" / "c_attn").conv1d(x).split(config.n_embd, dim=-1)
+        scale = (config.n_embd // config.n_head) ** -0.5
+        z = attention(sites, f"{name}.attn", (q, k, v), config.n_head, visible, scale)
+        added = sites[f"{name}.hook_attn_out"] = (block / "attn" / "c_proj").conv1d(z)
+        middle = sites[f"{name}.hook_resid_mid"] = x + added
+        x = layer_norm(sites, f"{name}.ln1", middle, block / "ln_1", eps)
+        sites[f"{name}.hook_normalized_resid_mid"] = x
+        pre = sites[f"{name}.mlp.hook_pre"] = (block / "mlp" / "c_fc").conv1d(x)
+        post = sites[f"{name}.mlp.hook_post"] = act(pre)
+        added = sites[f"{name}.hook_mlp_out"] = (block / "mlp" / "c_proj").conv1d(post)
+        end = sites[f"{name}.hook_resid_post"] = x + added
+        x = layer_norm(sites, f"{name}.ln2", end, block / "ln_2", eps)
+        sites[f"{name}.hook_normalized_resid_post"] = x
+    sites["unembed.hook_in"] = x
+    sites["unembed.hook_out"] = (weights / "lm_head").linear(x)
+    return sites
 
 
 def _sites(

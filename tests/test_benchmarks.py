@@ -54,6 +54,7 @@ def test_every_stem_is_listed_and_described() -> None:
         "corpus",
         "gpu",
         "growth",
+        "heads",
         "heap_merge",
         "launches",
         "peers",

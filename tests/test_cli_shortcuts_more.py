@@ -1,10 +1,9 @@
-"""`pyengine shortcuts tune`, `generate`, `import` and `evaluate --wall-clock`, and their Python."""
+"""`pyengine shortcuts tune` and `import`, and the Python of all commands."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 import shortcut_fit_cases as fit_cases
 import torch
@@ -15,14 +14,12 @@ from tiny_models import tiny_model, word_tokenizer
 import pyengine
 from pyengine import PyengineError
 from pyengine.cache_files import write_tensors
-from pyengine.run import verify
 from pyengine.shortcuts.early_exit_generation import generate
 from pyengine.shortcuts.evaluate import evaluate
 from pyengine.shortcuts.lens import Lens
 from pyengine.shortcuts.points import points_of
 
 PROMPT = "w1 w2 w3 w4"
-NEVER = "1.112"
 
 
 @pytest.fixture
@@ -47,50 +44,6 @@ def matrices(fit: Path, tmp_path: Path) -> Path:
         weight = shortcuts.map(source).weight
         write_tensors(folder / f"{source}_{target}.safetensors", {"A": weight})
     return folder
-
-
-def test_times_lie_beside_the_result(run: Run, model: Path, fit: Path, tmp_path: Path) -> None:
-    command: list[object] = ["shortcuts", "evaluate", fit, model, "--bootstrap", 0, "--ranks", 2]
-    plain, timed = tmp_path / "plain", tmp_path / "timed"
-    assert run(*command, "--out", plain).code == 0
-    done = run(*command, "--out", timed, "--wall-clock", 2)
-    assert done.code == 0, done.err
-    heading = done.out.splitlines().index(
-        "Really stopping, one unit at a time, against whole passes"
-    )
-    rows = [line.split() for line in done.out.splitlines()[heading + 2 : heading + 7]]
-    assert [row[0] for row in rows] == ["id", "mat", "affine", "mat@2", "affine@2"]
-    assert verify(timed)["files"] == verify(plain)["files"]
-    assert {file.name for file in timed.iterdir()} - {file.name for file in plain.iterdir()} == {
-        "wall_clock.parquet"
-    }
-    kept = pq.read_table(timed / "wall_clock.parquet").to_pylist()
-    again = json.loads(run(*command, "--out", timed, "--wall-clock", 3, "--json").out)
-    assert [row["lambda"] for row in again["wall_clock"]] == [row["lambda"] for row in kept]
-    assert all(row["seconds"] > 0 for row in again["wall_clock"])
-    without = json.loads(run(*command, "--out", timed, "--json").out)
-    assert "wall_clock" not in without
-
-
-def test_the_cheapest_threshold_is_timed(run: Run, model: Path, fit: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores"
-    command = ("shortcuts", "evaluate", fit, model, "--bootstrap", 0, "--mappings", "mat")
-    done = run(*command, "--out", out, "--wall-clock", 1, "--json")
-    assert done.code == 0, done.err
-    (timed,) = json.loads(done.out)["wall_clock"]
-    exits = pyengine.open_run(out).exits.to_pylist()
-    layers = {row["lambda"]: row["mean_layer"] for row in exits if row["rule"] == "adaptive"}
-    (saving,) = [row for row in json.loads(done.out)["savings"] if row["rule"] == "adaptive"]
-    assert layers[timed["lambda"]] == saving["mean_layer"]
-
-
-def test_exits_that_are_not_scored_are_not_timed(
-    run: Run, model: Path, fit: Path, tmp_path: Path
-) -> None:
-    command = ("shortcuts", "evaluate", fit, model, "--out", tmp_path / "scores", "--wall-clock")
-    assert_one_line(run(*command, 3, "--no-early-exit"), 2, "--no-early-exit")
-    assert run(*command, 0).code == 2
-    assert not (tmp_path / "scores").exists()
 
 
 def test_tune(run: Run, model: Path, corpus: Path, fit: Path, tmp_path: Path) -> None:
@@ -138,34 +91,6 @@ def test_tune_refuses(
     command = ("shortcuts", "tune", fit, model, corpus, "--unit", "line", "--out", tmp_path / "l")
     assert_one_line(run(*command, *options), 1, "error:", *words)
     assert not (tmp_path / "l").exists()
-
-
-def test_generate(run: Run, model: Path, fit: Path) -> None:
-    command = ("shortcuts", "generate", fit, model, PROMPT, "--max-new-tokens", 5)
-    said = json.loads(run(*command, "--early-exit", NEVER, "--json").out)
-    loaded = pyengine.load(str(model))
-    plain = pyengine.generate(loaded, PROMPT, max_new_tokens=5, do_sample=False)[0].tolist()
-    assert said["new_tokens"] == plain[-len(said["new_tokens"]) :]
-    assert set(said["layers"]) == {said["n_layers"]} == {3}
-    early = run(*command, "--early-exit", "-1.112", "--mapping", "affine", "--layers")
-    assert early.code == 0, early.err
-    lines = early.out.splitlines()
-    assert lines[0].startswith(PROMPT) and lines[1].split() == ["token", "layer"]
-    assert [line.split()[-2] for line in lines[2:]] == ["1"] * len(lines[2:])
-    assert len(lines) > 2
-    assert "tokens from layer 1.0 of 3 on average" in early.err
-
-
-def test_generate_refuses(run: Run, corpus: Path, fit: Path, tmp_path: Path) -> None:
-    folder, out = tmp_path / "bert", tmp_path / "bert-fit"
-    tiny_model("bert").save_pretrained(folder)
-    word_tokenizer().save_pretrained(folder)
-    again = run("shortcuts", "generate", fit, folder, PROMPT)
-    assert_one_line(again, 1, "belong to another model")
-    done = run("shortcuts", "fit", folder, corpus, "--unit", "line", "--no-mask", "--out", out)
-    assert done.code == 0, done.err
-    assert_one_line(run("shortcuts", "generate", out, folder, PROMPT), 1, "causal models")
-    assert_one_line(run("shortcuts", "generate", corpus.parent, folder, PROMPT), 1, "manifest")
 
 
 def test_import_scores_as_the_fit(

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from brute_force import unit_inputs
+from brute_force import apart, unit_inputs
 from published_schemas import read_delphi
-from tiny_models import FAMILIES
+from tiny_models import D_FF, FAMILIES
 from tool_export_cases import BAND, search, units
 
 import pyengine
@@ -31,7 +31,7 @@ def test_delphi_stores_what_was_kept(family: str, sign: str, tmp_path: Path) -> 
     for layer, name in zip(found.layers, folders(found), strict=True):
         read = read_delphi(tmp_path / "out" / name)
         assert [file.name for file in (tmp_path / "out" / name).glob("*.safe*")] == [
-            "0_36.safetensors"
+            f"0_{D_FF[family] - 1}.safetensors"
         ]
         for row, (unit, length) in enumerate(
             zip(read.more["units"].tolist(), read.more["lengths"].tolist(), strict=True)
@@ -58,6 +58,7 @@ def test_a_hookpoint_is_the_module_whose_output_the_run_holds(family: str, value
         with pytest.raises(PyengineError, match="use a run with value=post"):
             hookpoint(found, 0)
         return
+    apart(model.hf)
     for layer, name in zip(found.layers, folders(found), strict=True):
         seen: list[torch.Tensor] = []
         handle = model.body.get_submodule(name).register_forward_hook(

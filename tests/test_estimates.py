@@ -134,11 +134,12 @@ def test_samples_are_from_all_over_the_corpus(family: str) -> None:
     parts = TokenParts(Work(pyengine.trigger_examples, model, store()), model)
     whole = store()
     few = parts.sample(800)
-    assert isinstance(few.work.corpus, TokenStore)
-    assert few.size == few.work.corpus.n_tokens and 700 <= few.size <= 800 + 8 * 31
+    assert isinstance(few.work, Work) and isinstance(few.work.corpus, TokenStore)
+    chosen = few.work.corpus
+    assert few.size == chosen.n_tokens and 700 <= few.size <= 800 + 8 * 31
     units = [whole.unit_tokens(i).tolist() for i in range(whole.n_units)]
-    at = [units.index(few.work.corpus.unit_tokens(i).tolist()) for i in range(3)]
-    last = units.index(few.work.corpus.unit_tokens(few.work.corpus.n_units - 1).tolist())
+    at = [units.index(chosen.unit_tokens(i).tolist()) for i in range(3)]
+    last = units.index(chosen.unit_tokens(chosen.n_units - 1).tolist())
     assert at == [0, 1, 2] and last > 0.85 * len(units)
     everything = parts.sample(10**9)
     assert everything.size == sum(LENGTHS) and everything.cost == parts.cost
@@ -149,6 +150,7 @@ def test_samples_of_facts() -> None:
     model = tiny()
     parts = FactParts(Work(pyengine.fact_neurons, model, FACTS), model)
     few = parts.sample(4)
+    assert isinstance(few.work, Work)
     chosen: Any = few.work.corpus
     assert few.size == 4 and few.cost == sum(len(fact.prompts) for fact in chosen)
     assert len({fact.relation for fact in chosen}) > 1

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_models import FAMILIES, tiny_model
+from tiny_models import D_FF, EVERY, tiny_model
 
 import pyengine
 from pyengine.families import family_of
@@ -45,6 +45,16 @@ def _t5(d_model: int, d_ff: int, n_layer: int, n_head: int, d_kv: int = 64, **mo
     )
 
 
+def _electra(size: int, d_model: int, n_layer: int, n_head: int, d_ff: int) -> Any:
+    return transformers.ElectraConfig(
+        embedding_size=size,
+        hidden_size=d_model,
+        num_hidden_layers=n_layer,
+        num_attention_heads=n_head,
+        intermediate_size=d_ff,
+    )
+
+
 V1_1: dict[str, Any] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 # name -> (configuration, layers, d_ff)
@@ -59,6 +69,12 @@ REAL = {
     "EleutherAI/gpt-neo-125M": (_neo(768, 12, 12), 12, 3072),
     "EleutherAI/gpt-neo-1.3B": (_neo(2048, 24, 16), 24, 8192),
     "EleutherAI/gpt-neo-2.7B": (_neo(2560, 32, 20), 32, 10240),
+    "openai-community/openai-gpt": (transformers.OpenAIGPTConfig(), 12, 3072),
+    "google/electra-small-discriminator": (_electra(128, 256, 12, 4, 1024), 12, 1024),
+    "google/electra-base-discriminator": (_electra(768, 768, 12, 12, 3072), 12, 3072),
+    "google/electra-large-discriminator": (_electra(1024, 1024, 24, 16, 4096), 24, 4096),
+    "google/electra-small-generator": (_electra(128, 256, 12, 4, 1024), 12, 1024),
+    "google/electra-base-generator": (_electra(768, 256, 12, 4, 1024), 12, 1024),
     "t5-small": (_t5(512, 2048, 6, 8), 12, 2048),
     "t5-base": (_t5(768, 3072, 12, 12), 24, 3072),
     "t5-large": (_t5(1024, 4096, 24, 16), 48, 4096),
@@ -79,7 +95,9 @@ def test_every_part_of_a_real_configuration_resolves(name: str) -> None:
     body = body_of(hf)
     layers = layers_of(family, body)
     assert [layer.index for layer in layers] == list(range(n_layers))
-    d_model = _weight(body.get_submodule(family.embedding)).shape[1]
+    d_model = config.hidden_size
+    embedding_size = getattr(config, "embedding_size", d_model)
+    assert _weight(body.get_submodule(family.embedding)).shape[1] == embedding_size
     for layer in layers:
         stack = layer.stack
         for key in filter(None, (layer.key(body), layer.up(body))):
@@ -92,15 +110,17 @@ def test_every_part_of_a_real_configuration_resolves(name: str) -> None:
             assert _weight(layer.module(body, part)).shape == (d_model,)
     gated = getattr(config, "is_gated_act", False)
     assert all((layer.up(body) is not None) == gated for layer in layers)
-    assert hf.get_output_embeddings().weight.shape == (config.vocab_size, d_model)
+    head = hf.get_submodule(family.unembedding)
+    assert head is hf.get_output_embeddings()
+    assert head.weight.shape == (config.vocab_size, embedding_size)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_model_knows_its_sizes(family: str) -> None:
     model = pyengine.load((tiny_model(family), None))
-    assert model.d_ff == 37
-    assert model.vocab_size == 97
-    assert model.n_layers == {"gpt2": 3, "gpt_neo": 4, "bert": 3, "t5": 5, "t5_gated": 5}[family]
+    assert model.d_ff == D_FF[family]
+    assert model.vocab_size == 97 and model.max_positions == (512 if "t5" in family else 32)
+    assert model.n_layers == {"gpt_neo": 4, "t5": 5, "t5_gated": 5}.get(family, 3)
 
 
 def test_headless_bodies_are_accepted() -> None:
@@ -115,5 +135,7 @@ def test_unknown_architecture_is_refused_by_name() -> None:
         vocab_size=10, hidden_size=8, num_hidden_layers=1, ffn_dim=8, num_attention_heads=2
     )
     config.word_embed_proj_dim = 8
-    with pytest.raises(pyengine.PyengineError, match=r"'opt'.*bert, gpt2, gpt_neo, t5"):
+    with pytest.raises(
+        pyengine.PyengineError, match=r"'opt'.*bert, electra, gpt2, gpt_neo, openai-gpt, t5"
+    ):
         pyengine.load((transformers.OPTForCausalLM(config), None))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from input_cases import ABSOLUTE, T5, kwargs, reading, refused, tiny
+from input_cases import ABSOLUTE, BERTS, T5, kwargs, reading, refused, tiny
 from tiny_models import FAMILIES, VOCAB
 
 
@@ -55,7 +55,7 @@ def test_a_family_reads_only_what_it_has(family: str) -> None:
     model, types = tiny(family), {"input_ids": [1, 2], "token_type_ids": [0, 1]}
     positions = {"input_ids": [1, 2], "position_ids": [0, 32]}
     decoder = {"input_ids": [1, 2], "decoder_input_ids": [0, 97]}
-    if family == "bert":
+    if family in BERTS:
         assert kwargs(model, types)["token_type_ids"] == [[0, 1]]
         refused(model, types | {"token_type_ids": [0, 2]}, "has 2 token types: 0 to 1")
         refused(model, types | {"token_type_ids": [0]}, "token_type_ids has 1 entries")

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from input_cases import ABSOLUTE, CAUSAL, MASK, ROWS, T5, kwargs, refused, tiny
-from tiny_models import FAMILIES, tiny_model
+from input_cases import ABSOLUTE, BERTS, CAUSAL, MASK, ROWS, T5, kwargs, refused, tiny
+from tiny_models import FAMILIES, supports, tiny_model
 
 import pyengine
 from pyengine.model_inputs import ModelInputs, model_inputs
@@ -34,7 +34,7 @@ def test_a_padded_batchs_loss_is_the_mean_over_its_tokens(family: str, padding: 
     def loss(rows: list[int]) -> tuple[float, int]:
         chosen: Any = [ROWS[row] for row in rows]
         options: dict[str, Any] = {"padding": padding, "loss": True}
-        if family == "bert":
+        if family in BERTS:
             chosen = {"input_ids": chosen, "labels": [[30, -100, *ROWS[row][2:]] for row in rows]}
         elif family in T5:
             options["target"] = [target[row] for row in rows]
@@ -66,7 +66,7 @@ def test_a_padded_row_has_the_logits_of_the_row_alone(
     family: str, attention: str, padding: str
 ) -> None:
     hf = tiny_model(family)
-    if family != "gpt_neo":  # which has no other
+    if supports(family, attention):
         hf.set_attn_implementation(attention)
     model = pyengine.load((hf, None))
     made: ModelInputs = model_inputs(model, ROWS, padding=padding)

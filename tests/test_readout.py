@@ -35,7 +35,9 @@ def last_bare(hf: Any) -> torch.Tensor:
         "gpt2": "transformer.ln_f",
         "gpt_neo": "transformer.ln_f",
         "t5": "decoder.final_layer_norm",
-        "bert": f"bert.encoder.layer.{hf.config.num_hidden_layers - 1}.output.LayerNorm",
+        "openai-gpt": "transformer.h.2.ln_2",
+        "bert": "bert.encoder.layer.2.output.LayerNorm",
+        "electra": "electra.encoder.layer.2.output.LayerNorm",
     }
     seen: list[torch.Tensor] = []
     norm = hf.get_submodule(norms[hf.config.model_type])

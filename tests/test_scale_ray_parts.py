@@ -62,7 +62,7 @@ def test_any_cluster_is_that_of_this_machine_or_a_local_one(
         if named:
             monkeypatch.setenv("RAY_ADDRESS", "head:6379")
             stack.enter_context(pytest.raises(PyengineError, match="cluster at 'any': Could not"))
-        stack.enter_context(on_ray._connected("any"))
+        stack.enter_context(on_ray.connected("any"))
     assert tried == asked
 
 

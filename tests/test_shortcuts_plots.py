@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from shortcut_score_cases import case
+from shortcut_score_cases import case, fitted
 from tiny_models import VOCAB, tiny_model
 
 import pyengine
@@ -90,6 +90,8 @@ def test_curves_are_the_means_with_bands(monkeypatch: pytest.MonkeyPatch) -> Non
         "… among its best ten": "precision@10",
         "Surprisal of the best token": "surprisal",
         "KL (model's own ‖ mapped)": "kl",
+        "Entropy of the mapped distribution": "entropy",
+        "Rank of the model's best token": "rank",
     }
     for title, metric in titles.items():
         for name in ("id", "mat", "mat@3"):
@@ -100,26 +102,53 @@ def test_curves_are_the_means_with_bands(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_r2_leaves_the_picture_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    panels, r2 = painted(monkeypatch, small()), small().r2
+    panels, r2, n_lost = painted(monkeypatch, small()), small().r2, 0
     for title, column in (("last layer", "r2"), ("change to the last layer", "residual_r2")):
         axes = panels[f"r² of the {title}, decoder"]
         expected = r2.filter(pc.field("mapping") == "mat")[column].to_numpy()
         np.testing.assert_array_equal(heights(axes, "mat"), expected)
         assert -0.3 < axes.get_ylim()[0] < axes.get_ylim()[1] < 1.1
+        lost = [name for name in ("id", "mat", "mat@3") if (heights(axes, name) < -0.25).all()]
+        assert [text.get_text() for text in axes.texts] == [f"below: {', '.join(lost)}"] * bool(
+            lost
+        )
+        n_lost += len(lost)
+    assert n_lost
 
 
 def test_heat_maps_are_cut_to_shares_above_an_empty_triangle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     panels, r2 = painted(monkeypatch, whole("gpt2")), whole("gpt2").r2
-    for name in ("mat", "id"):
-        found = cells(panels[f"r² of {name}, decoder"])
-        assert found.shape == (4, 4)
-        assert np.isnan(found[np.tril_indices(4, -1)]).all() and (np.diag(found) == 1).all()
-        for row in r2.filter(
-            (pc.field("mapping") == name) & pc.field("step").is_null()
-        ).to_pylist():
-            assert found[row["source"], row["target"]] == np.clip(row["r2"], 0, 1)
+    for what, column, names in (
+        ("r² of", "r2", ("mat", "affine", "id")),
+        ("r² of the change,", "residual_r2", ("mat", "affine")),
+    ):
+        for name in names:
+            found = cells(panels[f"{what} {name}, decoder"])
+            assert found.shape == (4, 4)
+            assert np.isnan(found[np.tril_indices(4, -1)]).all()
+            assert (np.diag(found) == 1).all() if column == "r2" else np.isnan(np.diag(found)).all()
+            rows = r2.filter((pc.field("mapping") == name) & pc.field("step").is_null())
+            assert rows.num_rows == 6
+            for row in rows.to_pylist():
+                assert found[row["source"], row["target"]] == np.clip(row[column], 0, 1)
+    assert "r² of the change, id, decoder" not in panels
+
+
+def test_only_what_was_computed_between_all_pairs_has_a_heat_map(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, shortcuts = fitted(pairs="all")
+    result = evaluate(shortcuts, model, mappings=["affine"], early_exit=False, bootstrap=0)
+    panels = painted(monkeypatch, result)
+    drawn = [title for title, axes in panels.items() if axes.get_images()]
+    assert drawn == ["r² of affine, decoder", "r² of the change, affine, decoder"]
+
+
+def test_ranks_are_drawn_from_none_to_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = painted(monkeypatch, small())["Rank of the model's best token"]
+    assert axes.get_yscale() == "symlog" and axes.get_ylim()[0] == 0
 
 
 def test_every_table_has_its_panel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,9 @@ from pyengine.shortcuts.points import ADD, ALL, points_of, stacks_of
 STEPS = {
     "gpt2": ["norm", "attention", "add", "norm", "ffn", "add"],
     "gpt_neo": ["norm", "attention", "add", "norm", "ffn", "add"],
+    "openai-gpt": ["attention", "add", "norm", "ffn", "add", "norm"],
     "bert": ["attention", "add", "norm", "ffn", "add", "norm"],
+    "electra": ["attention", "add", "norm", "ffn", "add", "norm"],
     "encoder": ["norm", "attention", "add", "norm", "ffn", "add"],
     "decoder": ["norm", "attention", "add", "norm", "cross", "add", "norm", "ffn", "add"],
 }

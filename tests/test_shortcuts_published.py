@@ -22,7 +22,7 @@ from pyengine.shortcuts.points import points_of
 from pyengine.shortcuts.published import import_matrices
 from pyengine.shortcuts.tuned_lens import train_tuned_lens
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "shortcuts.md"
+DOCUMENT = Path(__file__).parents[1] / "README.md"
 ALL = [(i, j) for i in range(3) for j in range(i + 1, 4)]
 TO_LAST = [(i, 3) for i in range(3)]
 
@@ -154,7 +154,7 @@ def test_pickles_are_refused_and_converted(tmp_path: Path, model: pyengine.Model
     for protocol, (pair, matrix) in enumerate(found.items(), start=2):
         path = tmp_path / f"{pair[0]}_{pair[1]}.pickle"
         path.write_bytes(pickle.dumps(matrix, protocol))
-    with pytest.raises(PyengineError, match=r"0_3.pickle is a pickle.*docs/shortcuts.md"):
+    with pytest.raises(PyengineError, match=r"0_3.pickle is a pickle.*README.md"):
         import_matrices(model, tmp_path)
     done = conversion(tmp_path)
     assert done.returncode == 0, done.stderr

@@ -27,7 +27,9 @@ from pyengine.shortcuts.validation_batches import validation_batches
 CASES = [
     ("gpt2", "decoder"),
     ("gpt_neo", "decoder"),
+    ("openai-gpt", "decoder"),
     ("bert", "encoder"),
+    ("electra", "encoder"),
     ("t5", "encoder"),
     ("t5", "decoder"),
     ("t5_gated", "decoder"),
@@ -39,6 +41,11 @@ PATCHES: dict[tuple[str, str], dict[str, list[tuple[int, str]]]] = {
         "mat_attn": [(1, "attn")],
         "mat_ffn": [(4, "mlp")],
         "mat_norm": [(0, "ln_1"), (3, "ln_2")],
+    },
+    ("openai-gpt", "decoder"): {
+        "mat_attn": [(0, "attn")],
+        "mat_ffn": [(3, "mlp")],
+        "mat_norm": [(2, "ln_1"), (5, "ln_2")],
     },
     ("bert", "encoder"): {
         "mat_attn": [(0, "attention.output.dense")],
@@ -62,6 +69,7 @@ PATCHES: dict[tuple[str, str], dict[str, list[tuple[int, str]]]] = {
     },
 }
 PATCHES["gpt_neo", "decoder"] = PATCHES["gpt2", "decoder"]
+PATCHES["electra", "encoder"] = PATCHES["bert", "encoder"]
 # BERT's maps do not start from the input of the module that they end in.
 STARTS = {"attention.output.dense": "", "output.dense": "intermediate"}
 
@@ -90,7 +98,7 @@ def patch(start: nn.Module, end: nn.Module, weight: Tensor) -> None:
 
     def replace(_module: nn.Module, _inputs: Any, out: Any) -> Any:
         mapped = read.pop() @ weight.t()
-        return (mapped, *out[1:]) if isinstance(out, tuple) else mapped
+        return mapped if isinstance(out, Tensor) else type(out)([mapped, *out[1:]])
 
     end.register_forward_hook(replace)
 

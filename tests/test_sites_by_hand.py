@@ -9,7 +9,7 @@ from site_oracle import site_oracle
 from site_oracle_cases import Case, random_case
 from site_oracle_parts import Inputs, Sites
 from site_oracle_t5 import bucket
-from tiny_models import FAMILIES
+from tiny_models import EVERY
 from torch import Tensor
 from transformers.models.t5.modeling_t5 import T5Attention
 
@@ -17,6 +17,8 @@ import pyengine
 
 SEEDS = range(8)
 CLOSE = 1e-9
+# Where the last block's output is read, if no norm comes in between.
+LAST = {"openai-gpt": "unembed.hook_in", "bert": "mlm_head.hook_in", "electra": "mlm_head.hook_in"}
 MAPS = ("hook_attn_scores", "hook_pattern")
 
 
@@ -28,7 +30,7 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_every_site(family: str, seed: int) -> None:
     """No site escapes: both sides have the same names, in the same order."""
     case = random_case(family, seed)
@@ -45,7 +47,7 @@ def test_every_site_as_shipped(family: str, seed: int) -> None:
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", SEEDS[:4])
-@pytest.mark.parametrize("family", ["gpt2", "bert", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5", "electra_small"])
 def test_every_site_but_maps_without_eager_attention(family: str, seed: int) -> None:
     case = random_case(family, seed)
     case.hf.set_attn_implementation("sdpa")
@@ -55,7 +57,7 @@ def test_every_site_but_maps_without_eager_attention(family: str, seed: int) -> 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", EVERY)
 def test_the_hand_agrees_with_what_hugging_face_returns(family: str, seed: int) -> None:
     """Logits, attentions and hidden states depend on nearly everything that the hand computes."""
     case = random_case(family, seed)
@@ -83,8 +85,7 @@ def returned(case: Case) -> Sites:
         sites |= _patterns(out.encoder_attentions, "encoder_blocks", "attn")
         sites |= _patterns(out.decoder_attentions, "decoder_blocks", "self_attn")
         return sites | _patterns(out.cross_attentions, "decoder_blocks", "cross_attn")
-    bert = case.hf.config.model_type == "bert"
-    last = "mlm_head.hook_in" if bert else "ln_final.hook_out"
+    last = LAST.get(case.hf.config.model_type, "ln_final.hook_out")
     return sites | _stack(out.hidden_states, "blocks", last) | _patterns(out.attentions, "blocks")
 
 
@@ -116,7 +117,7 @@ def assert_site(
     assert found.dtype == torch.float64, name
     found, expected = real(name, found, inputs), real(name, expected, inputs)
     hidden = expected == -math.inf
-    assert (found[hidden] < -1e30).all(), name
+    assert (found[hidden] < -9e3).all(), name  # openai-gpt has -1e4 there
     found, expected = found.masked_fill(hidden, 0), expected.masked_fill(hidden, 0)
     torch.testing.assert_close(
         found, expected, rtol=tolerance, atol=tolerance, msg=lambda text: f"{name}: {text}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from brute_force import activations, candidates, select
-from tiny_models import FAMILIES, VOCAB, tiny_model
+from tiny_models import D_FF, FAMILIES, VOCAB, tiny_model
 
 import pyengine
 from pyengine import Corpus, PyengineError
@@ -70,7 +70,7 @@ def test_equals_brute_force_one_unit_at_a_time(family: str, value: str, activati
         batch_tokens=64,
         block_tokens=150,
     )
-    assert found.scores.shape == (found.manifest["model"]["n_layers"], 37, 5)
+    assert found.scores.shape == (found.manifest["model"]["n_layers"], D_FF[family], 5)
     assert_same_within_band(found, expected(hf, units, 5, value))
 
 
@@ -121,7 +121,9 @@ def test_model_activation_is_bit_equal_to_hugging_face_on_the_same_batches(famil
     found = pyengine.trigger_examples(
         model, store, k=6, per="token", activation="model", batch_tokens=64, block_tokens=150
     )
-    entries: list[list[list[Any]]] = [[[] for _ in range(37)] for _ in range(model.n_layers)]
+    entries: list[list[list[Any]]] = [
+        [[] for _ in range(model.d_ff)] for _ in range(model.n_layers)
+    ]
     boundaries = plan_blocks(store.offsets, 150)
     for first, last in itertools.pairwise(boundaries.tolist()):
         for batch in form_batches(

@@ -19,13 +19,14 @@ from pyengine.weight_edits import edit, erase
 families = pytest.mark.parametrize("family", FAMILIES)
 
 NEURONS = [(0, 3), (0, 36), (2, 0), (0, 3)]
+CONV1D = ("gpt2", "openai-gpt")  # store matrices as [inputs, outputs]
 TIED = {"gpt2": "transformer.h.{}.mlp.c_proj", "bert": "bert.encoder.layer.{}.output.dense"}
 
 
 def vector(hf: Any, neuron: tuple[int, int]) -> Tensor:
     """Return a copy of a value vector, by the module's own layout."""
     weight = module(hf, neuron[0]).weight.detach()
-    own = weight[neuron[1]] if hf.config.model_type == "gpt2" else weight[:, neuron[1]]
+    own = weight[neuron[1]] if hf.config.model_type in CONV1D else weight[:, neuron[1]]
     return own.clone()
 
 
@@ -58,7 +59,7 @@ def test_changes_the_rows_it_names_and_no_other(family: str) -> None:
         changed = {name for name, p in model.hf.named_parameters() if (p != before[name]).any()}
         assert changed == {names[id(module(model.hf, layer).weight)] for layer in (0, 2)}
         rows = (module(model.hf, 0).weight != before[names[id(module(model.hf, 0).weight)]]).any(
-            1 if family == "gpt2" else 0
+            1 if family in CONV1D else 0
         )
         assert rows.nonzero().flatten().tolist() == [3, 36]
 

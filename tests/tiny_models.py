@@ -8,7 +8,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 VOCAB = 97
-FAMILIES = ("gpt2", "gpt_neo", "bert", "t5", "t5_gated")
+FAMILIES = ("gpt2", "gpt_neo", "bert", "t5", "t5_gated", "openai-gpt", "electra")
+# Also where embeddings are narrower than the residual stream: what cannot read through them.
+EVERY = (*FAMILIES, "electra_small")
+
+# Of the tiny models; openai-gpt's is four times the width of the stream, whatever one asks for.
+D_FF = dict.fromkeys(EVERY, 37) | {"openai-gpt": 80}
 
 
 def tiny_model(family: str, seed: int = 0, **overrides: Any) -> Any:
@@ -60,12 +65,27 @@ def _t5(**overrides: Any) -> Any:
     return transformers.T5ForConditionalGeneration(transformers.T5Config(**config | overrides))
 
 
+def _openai_gpt(**overrides: Any) -> Any:
+    config = {"vocab_size": VOCAB, "n_positions": 32, "n_embd": 20, "n_layer": 3, "n_head": 4}
+    return transformers.OpenAIGPTLMHeadModel(transformers.OpenAIGPTConfig(**config | overrides))
+
+
+def _electra(**overrides: Any) -> Any:
+    config = {"vocab_size": VOCAB, "max_position_embeddings": 32, "hidden_size": 20}
+    config |= {"num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 37}
+    config |= {"embedding_size": 20}
+    return transformers.ElectraForMaskedLM(transformers.ElectraConfig(**config | overrides))
+
+
 _BUILDERS = {
     "gpt2": _gpt2,
     "gpt_neo": _gpt_neo,
     "bert": _bert,
     "t5": _t5,
     "t5_gated": lambda **overrides: _t5(feed_forward_proj="gated-gelu", **overrides),
+    "openai-gpt": _openai_gpt,
+    "electra": _electra,
+    "electra_small": lambda **overrides: _electra(**{"embedding_size": 12} | overrides),
 }
 
 

@@ -1,7 +1,5 @@
 """The result of `cache_activations`: tensors that stay in their files until they are asked for."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +13,7 @@ from torch import Tensor
 from pyengine.analyses.prediction_tables import Groups
 from pyengine.cache_files import open_tensors
 from pyengine.errors import PyengineError
-from pyengine.files import atomic_write
+from pyengine.files import second_name
 from pyengine.run import RunFolder
 from pyengine.token_text import TokenText
 
@@ -130,7 +128,7 @@ class CachedActivations:
         folder = run.path / FOLDER
         folder.mkdir(exist_ok=True)
         for path in self.files:
-            _link(path, folder / path.name)
+            second_name(path, folder / path.name)
         self.index_groups.write(run.path / INDEX_FILE)
         names = [INDEX_FILE, self.text.save(run.path)]
         names += [f"{FOLDER}/{path.name}" for path in self.files]
@@ -178,16 +176,3 @@ class CachedActivations:
         if site not in self.sites:
             some = ", ".join(self.sites[:3]) + (", …" if len(self.sites) > 3 else "")
             raise PyengineError(f"site {site!r} was not kept; there are: {some}")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name; where the file system has none, copy it."""
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        atomic_write(target, lambda temporary: _copy(source, temporary))
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)

@@ -80,6 +80,8 @@ class PredictionSettings:
         check_count("block_tokens", self.block_tokens)
         if not 0 <= self.seed < 2**64:
             raise PyengineError(f"seed must be from 0 to 2**64 - 1, got {self.seed}")
+        # Both modes read memories so; an embedding that cannot is refused here.
+        readout(model, model.layers[0], final_norm=False, head="embedding")
         if self.mode == "layer":
             if self.all_values:
                 raise PyengineError("all_values=True needs mode='value'")

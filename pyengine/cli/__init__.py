@@ -15,6 +15,7 @@ from pyengine.cli import (
     agreement,
     bench,
     cache,
+    heads,
     neurons,
     predictions,
     runs,
@@ -58,6 +59,7 @@ app.command("predictions")(predictions.predictions)
 app.command("cache")(cache.cache)
 app.add_typer(neurons.app)
 app.add_typer(shortcuts.app)
+app.add_typer(heads.app)
 app.command("show")(show.show)
 app.command("merge")(runs.merge)
 app.command("verify")(runs.verify)

@@ -35,6 +35,10 @@ Advance = Callable[[str, int, int], None]
 STAGE_UNITS = {
     "tokenising": "bytes",
     "values": "values",
+    "reading": "bytes",
+    "reading activations": "layers",
+    "probing": "probes",
+    "encoding": "sentences",
     "checking": "facts",
     "facts": "prompts",
     "all facts": "facts",

@@ -23,6 +23,7 @@ def print_estimate(estimate: "Estimate", as_json: bool) -> None:
     value, low, high = map(duration, e.seconds)
     rows = {
         "corpus": corpus,
+        **e.notes,
         "to compute": f"{e.cost:,} {COSTS[e.unit]} ({e.cost / e.size:.2f} for each)",
         "rate": f"{human(e.rate)} {e.unit}/s",
         "time": f"about {value} ({low} to {high}), of one worker",

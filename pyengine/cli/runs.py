@@ -95,7 +95,7 @@ def export(
             help="Triggers: parquet, jsonl, text, openai (NeuronRecord files), delphi (latent "
             "cache) or neuronpedia (bulk import). Agreement: parquet or tsv. Predictions: "
             "parquet or pandas-compat (ff-layers' data frame, as .parquet or .feather). Neurons: "
-            "parquet or neurons-json (as the knowledge-neurons package)."
+            "parquet or neurons-json (as the knowledge-neurons package). Heads: parquet."
         ),
     ] = "parquet",
     model: Annotated[

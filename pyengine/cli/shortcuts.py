@@ -7,7 +7,7 @@ import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli.display import err
-from pyengine.cli.schedule import carry_out, say_next, schedule_of
+from pyengine.cli.schedule import carry_out, say_estimate, say_next, schedule_of
 from pyengine.cli.shortcuts_evaluate import evaluate
 from pyengine.cli.shortcuts_generate import generate
 from pyengine.cli.shortcuts_import import import_maps
@@ -106,6 +106,7 @@ def fit(
     ray: given.RayOption = None,
     tasks: given.TasksOption = None,
     allow_mixed: given.AllowMixedOption = False,
+    dry_run: given.DryRunOption = False,
     batch_tokens: given.BatchTokensOption = None,
     block_tokens: given.BlockTokensOption = None,
     checkpoint_blocks: Annotated[
@@ -162,6 +163,9 @@ def fit(
     units = given.read_corpus(corpus, format, field, config, split, text)
     given.set_threads(threads)
     work = Work(fit_shortcuts, model, units, (), settings, load_settings)
+    if dry_run:
+        say_estimate(work, how, as_json)
+        return
     found, took = carry_out(
         work, run, how, "fitting", lambda advance: {"on_solved": _solving(advance)}
     )

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,12 +10,9 @@ from pyengine.cli import corpus_options as given
 from pyengine.cli import shortcuts_options as common
 from pyengine.cli.display import err
 from pyengine.cli.shortcuts_evaluate_view import print_evaluation, summary
-from pyengine.cli.shortcuts_wall_clock import print_wall_clock, time_exits
+from pyengine.cli.shortcuts_wall_clock import time_exits
 
-if TYPE_CHECKING:
-    from pyengine.models import Model
-
-IDENTITY, TUNED = "id", "tuned"
+IDENTITY = "id"
 
 
 def evaluate(
@@ -25,7 +22,7 @@ def evaluate(
     mappings: Annotated[
         str | None,
         typer.Option(
-            help="Of id (logit lens), mat and affine; default all that there are.",
+            help="Of id (logit lens), mat, affine and tuned; default all that there are.",
             show_default=False,
         ),
     ] = None,
@@ -50,9 +47,7 @@ def evaluate(
         str | None,
         typer.Option(help="Mappings whose maps also read all other layers' states, as mat."),
     ] = None,
-    tuned_lens: Annotated[
-        Path | None, typer.Option(help="Folder of a tuned lens, scored beside the maps.")
-    ] = None,
+    tuned_lens: common.TunedLensOption = None,
     bootstrap: Annotated[
         int, typer.Option(help="Resamples of sentences for 95% intervals; 0: none.")
     ] = 1000,
@@ -73,16 +68,19 @@ def evaluate(
 
     if wall_clock is not None and not early_exit:
         raise typer.BadParameter("--wall-clock times early exits: leave --no-early-exit out")
+    common.check_named([*_names(mappings), *_names(transfer)], tuned_lens)
     given.check_picture(plot)
     given.set_threads(threads)
     shortcuts = common.open_fit(fit)
     loaded = common.load_fitted(shortcuts, model, dtype, device, revision, trust_remote_code)
     for stack in shortcuts.stacks:  # imported maps may lack it: said before a run is begun
         shortcuts.validation(stack)
+    extra = common.read_lens(tuned_lens, loaded)
+    fitted = _names(mappings) or (IDENTITY, *shortcuts.kinds())
     settings: dict[str, Any] = {
-        "mappings": _names(mappings) or (IDENTITY, *shortcuts.kinds()),
+        "mappings": [name for name in fitted if name not in extra],
         "ranks": _ranks(ranks),
-        "extra": _tuned(tuned_lens, loaded),
+        "extra": extra,
         "early_exit": early_exit,
         "substitution": substitution,
         "transfer": _names(transfer),
@@ -91,21 +89,17 @@ def evaluate(
     }
     with common.from_the_start() as advance:
         found = score(shortcuts, loaded, out=run, on_progress=advance, **settings)
-    timed = None
     if wall_clock is not None:
-        timed = time_exits(found, shortcuts, loaded, wall_clock, run)
+        found = time_exits(found, shortcuts, loaded, wall_clock, extra, run)
     if plot is not None:
         from pyengine.plots.shortcuts import plot_shortcuts
 
         plot_shortcuts(found, plot)
         err.print(f"wrote {plot}")
     if as_json:
-        times = {} if timed is None else {"wall_clock": timed.to_pylist()}
-        print(json.dumps({"run": str(run), **summary(found), **times}))
+        print(json.dumps({"run": str(run), **summary(found)}))
         return
     print_evaluation(found)
-    if timed is not None:
-        print_wall_clock(timed)
     err.print(f"tables: {run}/*.parquet")
 
 
@@ -117,11 +111,3 @@ def _ranks(text: str | None) -> tuple[int, ...]:
     if not all(part.isdigit() for part in _names(text)):
         raise typer.BadParameter(f"{text!r} is not a list of ranks like 16,64")
     return tuple(int(part) for part in _names(text))
-
-
-def _tuned(folder: Path | None, model: "Model") -> dict[str, Any]:
-    if folder is None:
-        return {}
-    from pyengine.shortcuts.tuned_lens_files import load_tuned_lens
-
-    return {TUNED: load_tuned_lens(folder, model)}

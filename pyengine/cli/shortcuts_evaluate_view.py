@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pyengine.cli.display import bar, columns, number, out, percent
+from pyengine.cli.shortcuts_wall_clock import print_wall_clock
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +46,8 @@ def summary(found: "Evaluation") -> dict[str, Any]:
         for stack in points
         for row in _of_last(found, stack)
     ]
-    tables = {name: getattr(found, name) for name in ("layers", "savings", "transfer")}
+    names = ("layers", "savings", "transfer", "wall_clock")
+    tables = {name: getattr(found, name) for name in names}
     return {"n_samples": found.n_samples, "r2": r2} | {
         name: None if table is None else table.to_pylist() for name, table in tables.items()
     }
@@ -60,7 +62,7 @@ def show_evaluation(found: "Evaluation", as_json: bool) -> None:
 
 
 def print_evaluation(found: "Evaluation") -> None:
-    """Print r², the scores of every layer and mapping, and what early exits save."""
+    """Print r², the scores of every layer and mapping, what early exits save, and their times."""
     scored = {row["stack"] for row in _rows(found.layers)}
     for stack in found.manifest["question"]["fit"]["points"]:
         if stack in scored:
@@ -69,6 +71,8 @@ def print_evaluation(found: "Evaluation") -> None:
             _print_r2(found, stack)
     if found.savings is not None:
         _print_savings(found)
+    if found.wall_clock is not None:
+        print_wall_clock(found.wall_clock)
 
 
 def _print_scores(found: "Evaluation", stack: str) -> None:

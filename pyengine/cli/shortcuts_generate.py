@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pyengine.shortcuts.result import Shortcuts
 
 BAR = 12
+MAT = "mat"
 
 
 def generate(
@@ -29,8 +30,14 @@ def generate(
     ] = 0.5,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to add, at most.")] = 20,
     mapping: Annotated[
-        str, typer.Option(help="How layers are read: mat, affine, id, or mat@16.")
-    ] = "mat",
+        str | None,
+        typer.Option(
+            help="How layers are read: mat, affine, id, mat@16, or tuned; default mat, with "
+            "--tuned-lens tuned.",
+            show_default=False,
+        ),
+    ] = None,
+    tuned_lens: common.TunedLensOption = None,
     mean_length: Annotated[
         float | None,
         typer.Option(
@@ -52,15 +59,20 @@ def generate(
 
     Example: pyengine shortcuts generate runs/maps gpt2 "The tower is in" --early-exit 0.7
     """
+    named = mapping or (MAT if tuned_lens is None else common.TUNED)
+    common.check_named([named], tuned_lens)
+    if tuned_lens is not None and named != common.TUNED:
+        raise typer.BadParameter(f"--tuned-lens is not read by --mapping {named}: leave one out")
     given.set_threads(threads)
     shortcuts = common.open_fit(fit)
     loaded = common.load_fitted(shortcuts, model, dtype, device, revision, trust_remote_code)
+    lens = common.read_lens(tuned_lens, loaded)
     (found,) = shortcuts.generate(
         loaded,
         prompt,
         early_exit=early_exit,
         max_new_tokens=max_new_tokens,
-        kind=mapping,
+        kind=lens.get(named, named),
         mean_length=mean_length,
     )
     if as_json:

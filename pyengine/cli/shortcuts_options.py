@@ -1,7 +1,7 @@
 """What the commands on a fit of shortcuts have in common."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ from pyengine.errors import Interrupted, PyengineError
 
 if TYPE_CHECKING:
     from pyengine.models import Model
+    from pyengine.shortcuts.linear_map import LinearMap
     from pyengine.shortcuts.result import Shortcuts
 
 FitArgument = Annotated[Path, typer.Argument(help="A run of `pyengine shortcuts fit`, or import.")]
@@ -20,6 +21,12 @@ FittedModelArgument = Annotated[
 ]
 FittedDtypeOption = Annotated[
     str | None, typer.Option(help="Default: the fit's.", show_default=False)
+]
+# The name of the maps of `--tuned-lens`, wherever a mapping is named.
+TUNED = "tuned"
+TunedLensOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="A tuned lens: the mapping `tuned`.", show_default=False),
 ]
 
 
@@ -64,6 +71,27 @@ def load_fitted(
     )
     shortcuts.check(found)
     return found
+
+
+def check_named(names: Sequence[str], lens: Path | None) -> None:
+    """Refuse to read through a tuned lens that was not given, before the work.
+
+    Raises:
+        typer.BadParameter: if `tuned` is named without its folder.
+    """
+    if TUNED in names and lens is None:
+        raise typer.BadParameter(f"the mapping {TUNED} needs --tuned-lens FOLDER")
+
+
+def read_lens(folder: Path | None, model: "Model") -> "dict[str, dict[int, LinearMap]]":
+    """Read the maps of a tuned lens, by its name; none without a folder.
+
+    Raises:
+        PyengineError: if it is of another model, or cannot be read.
+    """
+    from pyengine.shortcuts.tuned_lens_files import load_tuned_lens
+
+    return {} if folder is None else {TUNED: load_tuned_lens(folder, model)}
 
 
 def check_new(folder: Path) -> None:

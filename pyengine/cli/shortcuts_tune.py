@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 # What the lens is compared with, on the validation rows.
 BESIDE = ("id", "affine")
-TUNED = "tuned"
 
 
 def tune(
@@ -109,7 +108,7 @@ def divergences(
 ) -> list[dict[str, Any]]:
     """Return KL(model || mapped) on the validation rows, a row per layer, by mapping."""
     scores = shortcuts.evaluate(
-        model, mappings=BESIDE, extra={TUNED: maps}, early_exit=False, bootstrap=0
+        model, mappings=BESIDE, extra={common.TUNED: maps}, early_exit=False, bootstrap=0
     )
     assert scores.layers is not None  # a lens is of a stack with an output head
     rows: dict[int, dict[str, Any]] = {layer: {"layer": layer} for layer in maps}

@@ -3,6 +3,8 @@
 Times differ from run to run: they lie beside a result, which does not vouch for them.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,25 +17,30 @@ if TYPE_CHECKING:
 
     from pyengine.models import Model
     from pyengine.shortcuts.evaluation import Evaluation
+    from pyengine.shortcuts.linear_map import LinearMap
     from pyengine.shortcuts.result import Shortcuts
-
-FILE = "wall_clock.parquet"
 
 
 def time_exits(
-    found: "Evaluation", shortcuts: "Shortcuts", model: "Model", n_units: int, run: Path
-) -> "pa.Table":
-    """Time each mapping's cheapest λ that agrees often enough; write and return the table.
+    found: "Evaluation",
+    shortcuts: "Shortcuts",
+    model: "Model",
+    n_units: int,
+    extra: "Mapping[str, Mapping[int, LinearMap]]",
+    run: Path,
+) -> "Evaluation":
+    """Time each mapping's cheapest λ that agrees often enough, and write the table.
 
     Args:
         found: the evaluation, with early exits.
         shortcuts: the fit.
         model: the one that was fitted.
         n_units: how many validation units to run.
+        extra: maps that were scored beside the fit's, by name.
         run: where the evaluation is kept.
 
     Returns:
-        One row per mapping of the fit: mapping, and the columns of `wall_clock`.
+        The evaluation with its times: one row per mapping, and the columns of `wall_clock`.
 
     Raises:
         PyengineError: if no stack leads to an output head.
@@ -41,6 +48,7 @@ def time_exits(
     import pyarrow as pa
 
     from pyengine.analyses.agreement_result import write_table
+    from pyengine.shortcuts.evaluation import WALL_CLOCK
     from pyengine.shortcuts.wall_clock import wall_clock
 
     chosen = _cheapest(found)
@@ -52,12 +60,17 @@ def time_exits(
 
         for name, lam in chosen.items():
             timed = wall_clock(
-                model, shortcuts, lambdas=[lam], kind=name, n_samples=n_units, on_progress=told
+                model,
+                shortcuts,
+                lambdas=[lam],
+                kind=extra.get(name, name),
+                n_samples=n_units,
+                on_progress=told,
             )
             tables.append(timed.add_column(0, "mapping", pa.array([name])))
     table = pa.concat_tables(tables)
-    write_table(table, run / FILE)
-    return table
+    write_table(table, run / WALL_CLOCK)
+    return replace(found, wall_clock=table)
 
 
 def print_wall_clock(table: "pa.Table") -> None:
@@ -78,8 +91,7 @@ def print_wall_clock(table: "pa.Table") -> None:
 
 
 def _cheapest(found: "Evaluation") -> dict[str, float]:
-    """Return of each mapping of the fit the λ of the fewest layers at 95 % agreement."""
-    from pyengine.shortcuts.evaluate import MAPPINGS
+    """Return of each mapping the λ of the fewest layers at 95 % agreement."""
     from pyengine.shortcuts.frontier import ADAPTIVE, AGREEMENT
 
     if found.exits is None:
@@ -87,9 +99,7 @@ def _cheapest(found: "Evaluation") -> dict[str, float]:
     rows = [
         row
         for row in found.exits.to_pylist()
-        if row["rule"] == ADAPTIVE
-        and row["precision@1"] >= AGREEMENT
-        and row["mapping"].partition("@")[0] in MAPPINGS
+        if row["rule"] == ADAPTIVE and row["precision@1"] >= AGREEMENT
     ]
     rows.sort(key=lambda row: -row["mean_layer"])
     last = {row["mapping"]: row["lambda"] for row in rows}

@@ -7,6 +7,7 @@ import typer
 
 from pyengine.cli.agreement_view import show_agreement
 from pyengine.cli.display import example_table, facts, out
+from pyengine.cli.heads_extract_view import show_bank
 from pyengine.cli.neurons_show import show_neurons
 from pyengine.cli.options import JsonOption, RunArgument
 from pyengine.cli.predictions_view import show_predictions
@@ -26,6 +27,7 @@ CHOICES = {
     "extract": (),
     "shortcuts": (),
     "shortcut_scores": (),
+    "heads": (),
 }
 
 
@@ -77,6 +79,8 @@ def show(
         show_shortcuts(found, as_json)
     elif analysis == "shortcut_scores":
         show_evaluation(found, as_json)
+    elif analysis == "heads":
+        show_bank(found, as_json)
     else:
         _show_triggers(found, layer, dim, rows, as_json)
 

@@ -28,6 +28,7 @@ FORMATS: dict[str, dict[str, tuple[str, str]]] = {
         "neurons-json": ("pyengine.export.neurons_json", "export_neurons_json"),
         "parquet": ("pyengine.export.parquet", "export_fact_neurons_parquet"),
     },
+    "HeadBank": {"parquet": ("pyengine.export.head_vectors", "export_bank_parquet")},
 }
 
 # These also read the model of the run.
@@ -38,7 +39,8 @@ def export(result: Any, format: str, path: str | Path, *, model: Any = None) -> 
     """Write a result in one of the formats that `FORMATS` lists for its type.
 
     Args:
-        result: a `TriggerExamples`, `Agreement`, `Predictions` or `FactNeurons`.
+        result: a `TriggerExamples`, `Agreement`, `Predictions`, `FactNeurons` or
+            `HeadBank`.
         format: its name.
         path: the file to write (`text`, `openai`, `delphi`, `neuronpedia`: a new directory).
         model: what `pyengine.load` takes, for `openai` and `neuronpedia`: the run's model, which

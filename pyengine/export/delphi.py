@@ -31,7 +31,7 @@ def export_delphi(triggers: TriggerExamples, folder: Path) -> None:
     `min_examples` of at most k, and do not read its frequencies as the corpus's. One sequence per
     unit that the run refers to, its content tokens padded to a multiple of 32; the same sequences
     in every file. The hookpoint is the module, from the model without its head, whose output the
-    run holds, such as `h.0.mlp.act`.
+    run holds, such as `h.0.mlp.act` (openai-gpt's blocks share one: a hook on it sees all of them).
 
     - `locations` uint16 (uint32 if a unit or key needs it) [n, 3]: sequence, position, key;
       ascending by key, best first within it

@@ -39,8 +39,7 @@ def site_width(model: Model, site: Site) -> int:
     module = model.body.get_submodule(site.module)
     weight: Any = getattr(module, "weight", None)
     if weight is None:  # a block or a sublayer, which read and write the residual stream
-        embedding: Any = model.body.get_submodule(model.family.embedding)
-        return int(embedding.weight.shape[1])
+        return int(model.values(0).shape[1])
     if weight.ndim == 1:  # of a norm
         return len(weight)
     n_in, n_out = weight.shape if _is_transposed(module) else reversed(weight.shape)

@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
-from pyengine.families import FUSED_ACTIVATIONS
+from pyengine.fused import formula_of
 from pyengine.gradients.attention import Attention, attentions_of
 from pyengine.layers import Layer
 from pyengine.models import Model
@@ -42,7 +41,7 @@ class Block:
         stack = layer.stack
         self.layer = layer
         self.attentions: list[Attention] = attentions_of(model, body, layer)
-        self.activation = _activation(model, body, layer)
+        self.activation = _activation(layer.module(body, stack.activation))
         self._norms = [layer.module(body, path) for path in stack.norms]
         self._pre_norm = stack.final_norm is not None
         self._key = layer.key(body)
@@ -91,9 +90,5 @@ def blocks_of(model: Model, body: nn.Module, stack_name: str) -> list[Block]:
     return [Block(model, body, layer) for layer in model.layers if layer.stack.name == stack_name]
 
 
-def _activation(model: Model, body: nn.Module, layer: Layer) -> Callable[[Tensor], Tensor]:
-    own: Any = layer.module(body, layer.stack.activation)
-    name = getattr(model.config, model.family.activation_name)
-    formula = _FORMULAS.get(FUSED_ACTIVATIONS.get(name, ""))
-    usual = formula is not None and type(own) is type(ACT2FN[name])
-    return formula if usual and formula is not None else own
+def _activation(own: nn.Module) -> Callable[[Tensor], Tensor]:
+    return _FORMULAS.get(formula_of(own) or "", own)

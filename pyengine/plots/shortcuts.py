@@ -14,6 +14,9 @@ from pyengine.plots import figure as common
 from pyengine.plots.figure import GREY
 from pyengine.plots.shortcuts_curves import (
     KNOWN,
+    NATS,
+    RANK,
+    SHARE,
     Style,
     exit_panel,
     legend_below,
@@ -29,19 +32,22 @@ if TYPE_CHECKING:
 
 ACROSS = 3
 PANEL = (4.3, 3.2)  # inches
-# Whose r² between all pairs is drawn.
-GRIDS = ("mat", "id")
+# Whose r² between all pairs is drawn, and whose of the change between them: what id makes of it is
+# never above 0.
+GRIDS = {"r2": ("mat", "affine", "id"), "residual_r2": ("mat", "affine")}
 METRICS = (
-    ("precision@1", "Best token is the model's own", 1.0),
-    ("precision@5", "… among its best five", 1.0),
-    ("precision@10", "… among its best ten", 1.0),
-    ("surprisal", "Surprisal of the best token", None),
-    ("kl", "KL (model's own ‖ mapped)", None),
+    ("precision@1", "Best token is the model's own", SHARE),
+    ("precision@5", "… among its best five", SHARE),
+    ("precision@10", "… among its best ten", SHARE),
+    ("surprisal", "Surprisal of the best token", NATS),
+    ("kl", "KL (model's own ‖ mapped)", NATS),
+    ("entropy", "Entropy of the mapped distribution", NATS),
+    ("rank", "Rank of the model's best token", RANK),
 )
 # Of blocks whose sub-modules are replaced, from a layer on.
 REPLACED = (
-    ("precision@1", "Blocks with maps: own best token", 1.0),
-    ("surprisal", "Blocks with maps: surprisal", None),
+    ("precision@1", "Blocks with maps: own best token", SHARE),
+    ("surprisal", "Blocks with maps: surprisal", NATS),
 )
 
 # A title, and what draws the panel below it.
@@ -51,9 +57,9 @@ Panel = tuple[str, Callable[[Axes], None]]
 def plot_shortcuts(evaluation: "Evaluation", path: str | Path) -> None:
     """Draw everything that an evaluation holds, a panel each.
 
-    Heat maps of r² (fits of all pairs), r² of maps to the last layer and of the change to it,
-    precision@1, @5 and @10, surprisal and KL with their intervals, early exits, the transfer of
-    maps to other layers, and sub-modules.
+    Heat maps of r² and of that of the change (fits of all pairs), both of maps to the last layer,
+    precision@1, @5 and @10, surprisal, KL, entropy and rank with their intervals, early exits, the
+    transfer of maps to other layers, and sub-modules.
 
     Args:
         evaluation: a result of `pyengine.shortcuts.evaluate.evaluate`.
@@ -84,8 +90,8 @@ def _panels(found: "Evaluation", styles: dict[str, Style]) -> Iterator[Panel]:
     for stack, points in fit["points"].items():
         yield from _r2_panels(found.r2, stack, points["n_blocks"], fit["pairs"], styles)
     if found.layers is not None:
-        for metric, title, top in METRICS:
-            yield title, _bound(metric_panel, found.layers, metric, styles, top)
+        for metric, title, measure in METRICS:
+            yield title, _bound(metric_panel, found.layers, metric, styles, measure)
     if found.exits is not None:
         whole = {name: style for name, style in styles.items() if "@" not in name}
         yield (
@@ -102,9 +108,12 @@ def _panels(found: "Evaluation", styles: dict[str, Style]) -> Iterator[Panel]:
 def _r2_panels(
     r2: pa.Table, stack: str, last: int, pairs: str, styles: dict[str, Style]
 ) -> Iterator[Panel]:
-    for name in GRIDS if pairs == "all" else ():
-        if name in styles:
-            yield f"r² of {name}, {stack}", _bound(r2_grid, r2, stack, name, last)
+    for metric, names in GRIDS.items() if pairs == "all" else ():
+        what = "r² of" if metric == "r2" else "r² of the change,"
+        for name in names:
+            if name in styles:
+                drawn = (r2, stack, name, last, metric)
+                yield f"{what} {name}, {stack}", _bound(r2_grid, *drawn)
     yield f"r² of the last layer, {stack}", _bound(r2_panel, r2, stack, last, "r2", styles)
     title = f"r² of the change to the last layer, {stack}"
     yield title, _bound(r2_panel, r2, stack, last, "residual_r2", styles)
@@ -127,10 +136,10 @@ def _sub_module_panels(found: "Evaluation") -> Iterator[Panel]:
             for mode in modes
             if mode.startswith(f"{kind}_")
         }
-        for metric, title, top in REPLACED:
+        for metric, title, measure in REPLACED:
             shown = styles | {kind: KNOWN[kind]}
             highest = _highest(found.layers, metric, question["substitution"])
-            drawn = (found.layers, metric, shown, top, highest)
+            drawn = (found.layers, metric, shown, measure, highest)
             yield f"{title}, {kind}", _bound(_replaced_panel, *drawn)
 
 
@@ -139,11 +148,11 @@ def _replaced_panel(
     layers: pa.Table,
     metric: str,
     styles: dict[str, Style],
-    top: float | None,
+    measure: str,
     highest: float,
 ) -> None:
-    metric_panel(axes, layers, metric, styles, top)
-    if top is None:
+    metric_panel(axes, layers, metric, styles, measure)
+    if measure == NATS:
         axes.set_ylim(0, 1.05 * highest)
     legend_below(axes)
 

@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from pyengine.plots import figure as common
 from pyengine.plots.figure import BLACK, BLUE, GREEN, GREY, MOST_MARKERS, ORANGE, SKY, VERMILION
 
 PURPLE = "#CC79A7"  # also Okabe and Ito's
+# What a metric is measured in: parts of 1, nats, or ranks among all tokens.
+SHARE, NATS, RANK = "share", "nats", "rank"
 # Below this a curve of r² leaves the picture: the identity can be at -100.
 LEAST_R2 = -0.25
 
@@ -72,24 +74,28 @@ def line(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, style: Style) -> 
 
 
 def metric_panel(
-    axes: Axes, layers: pa.Table, metric: str, styles: dict[str, Style], top: float | None
+    axes: Axes, layers: pa.Table, metric: str, styles: dict[str, Style], measure: str
 ) -> None:
-    """Draw a metric of several mappings; `top` 1 for shares, None for nats."""
+    """Draw a metric of several mappings; `measure` is `SHARE`, `NATS` or `RANK`."""
     for name, style in styles.items():
         curve(axes, layers.filter(pc.field("mapping") == name), metric, name, style)
     layer_axis(axes)
-    if top is None:
-        axes.set_ylim(bottom=max(axes.get_ylim()[0], 0))
-        axes.set_ylabel("nats")
-    else:
-        axes.set_ylim(0, 1.03 * top)
+    if measure == SHARE:
+        axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(common.PERCENT_TICKS)
+        return
+    axes.set_ylabel(measure if measure == NATS else "rank, mean (0: the top)")
+    if measure == RANK:  # from none to tens of thousands
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.set_ylim(bottom=0)
 
 
 def r2_panel(
     axes: Axes, r2: pa.Table, stack: str, last: int, metric: str, styles: dict[str, Style]
 ) -> None:
-    """Draw r² of the maps to the last layer."""
+    """Draw r² of the maps to the last layer; mappings that are far below 0 everywhere are named."""
+    below = []
     for name, style in styles.items():
         rows = r2.filter(
             (pc.field("stack") == stack)
@@ -97,11 +103,16 @@ def r2_panel(
             & (pc.field("target") == last)
             & pc.field("step").is_null()
         )
-        line(axes, rows["source"].to_numpy(), column(rows, metric), name, style)
+        values = column(rows, metric)
+        line(axes, rows["source"].to_numpy(), values, name, style)
+        below += [name] if (values < LEAST_R2).all() else []
     layer_axis(axes)
     axes.set_ylim(max(axes.dataLim.y0, LEAST_R2) - 0.03, 1.03)
     axes.axhline(0, color=BLACK, linewidth=0.6)
     axes.set_ylabel("r²")
+    if below:
+        where: Any = {"x": 0.99, "y": 0.02, "ha": "right", "transform": axes.transAxes}
+        axes.text(s=f"below: {', '.join(below)}", fontsize=7, color=GREY, **where)
 
 
 def step_panel(axes: Axes, r2: pa.Table, stack: str, mapping: str) -> None:

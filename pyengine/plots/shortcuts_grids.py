@@ -14,18 +14,22 @@ MOST_WRITTEN = 8  # rows whose cells have room for their number
 LIGHT = 0.55  # from here on, black is read more easily than white
 
 
-def r2_grid(axes: Axes, table: pa.Table, stack: str, mapping: str, last: int) -> None:
+def r2_grid(
+    axes: Axes, table: pa.Table, stack: str, mapping: str, last: int, metric: str = "r2"
+) -> None:
     """Draw r² of a mapping between all pairs of layers: rows from, columns to.
 
-    The diagonal is 1, what is below it is empty, and colours are those of r² cut to 0 … 1.
+    The diagonal is 1, of `residual_r2` empty: from a layer to itself nothing changes. So is what
+    is below it. Colours are those of r² cut to 0 … 1.
     """
     chosen = table.filter(
         (pc.field("stack") == stack) & (pc.field("mapping") == mapping) & pc.field("step").is_null()
     )
     cells = np.full((last + 1, last + 1), np.nan)
-    np.fill_diagonal(cells, 1)
+    if metric == "r2":
+        np.fill_diagonal(cells, 1)
     source, target = (chosen[name].to_numpy() for name in ("source", "target"))
-    cells[source, target] = chosen["r2"].to_numpy()
+    cells[source, target] = chosen[metric].cast(pa.float64()).to_numpy()
     grid(axes, cells, "to layer", "from layer")
 
 

@@ -114,6 +114,7 @@ class BlockReducer(RowReducer):
         blocks = torch.cat(self._pending).split(self.block_rows)
         rest = [*blocks[-1:]] if len(blocks[-1]) < least else []
         for block in blocks[: len(blocks) - len(rest)]:
+            assert block.dtype == torch.float64, f"rows are summed in float64, not {block.dtype}"
             self._fold(block)
             self._n_folded += len(block)
         self._pending = [block.clone() for block in rest]

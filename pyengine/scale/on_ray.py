@@ -17,7 +17,6 @@ import torch
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as NodeAffinity
 
-from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
 from pyengine.memory_plan import MemoryPlan, memory_plan
 from pyengine.models import Model
@@ -75,7 +74,7 @@ def run_on_ray(
             lost too often.
     """
     model = _local_model(work)
-    with _connected(address):
+    with connected(address):
         if model is not None:
             work = work.tokenized(model, on_tokenized)
             del model
@@ -90,7 +89,7 @@ def run_on_ray(
 
 
 @contextlib.contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """Connect to a cluster unless this process is connected; end what was begun here."""
     if ray.is_initialized():
         yield
@@ -144,7 +143,7 @@ def _local_model(work: Work) -> Model | None:
     Raises:
         PyengineError: for settings that the analysis refuses, before there is a cluster.
     """
-    if not isinstance(work.corpus, Corpus):
+    if not work.is_text:
         return None
     model = work.load(device=_device(work, "cpu"), dtype=None)
     if model.dtype != "float64":  # refused as such, while the workers may load it in less

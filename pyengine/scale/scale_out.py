@@ -44,10 +44,10 @@ def scale_out(
 
     Args:
         function: `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations`,
-            `fact_neurons` or `fit_shortcuts`.
+            `fact_neurons`, `fit_shortcuts` or `extract_heads`.
         model: what `pyengine.load` takes; a name or folder unless all is done in this process, or
             every rank has loaded it.
-        corpus: what the function reads: a `Corpus`, a `TokenStore`, or facts.
+        corpus: what the function reads: a `Corpus`, a `TokenStore`, facts, or tasks.
         arguments, settings: its own; not `shard`.
         out: the run directory. The same call takes an interrupted run up, and opens a complete one.
             The ranks of several machines need one that all of them share.

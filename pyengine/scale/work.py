@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pyengine.analyses.analysis_inputs import tokenized
 from pyengine.analyses.cached_activations import cache_activations
@@ -13,6 +13,8 @@ from pyengine.corpus import Corpus
 from pyengine.extraction.extract import extract
 from pyengine.extraction.specs import OURS
 from pyengine.facts import Fact
+from pyengine.heads.sentences import Sentences
+from pyengine.heads.task import Task
 from pyengine.loading import load
 from pyengine.models import Model
 from pyengine.store import TokenStore
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 # losing one is cheap.
 TASK_TOKENS = {"cpu": 1 << 20, "cuda": 1 << 22}
 TASK_KEPT_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 16}  # whose activations are kept
+TASK_POOLED_TOKENS = {"cpu": 1 << 17, "cuda": 1 << 19}  # of sentences, of which vectors are kept
 TASK_FACTS = {"cpu": 16, "cuda": 512}
 
 # Whoever carries out the one task of one completes the run, and leaves nothing to merge.
@@ -43,8 +46,8 @@ class Work:
 
     Attributes:
         function: `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations`,
-            `fact_neurons`, `fit_shortcuts`, or what has their shape: function(model, corpus,
-            *arguments, out=, shard=, on_progress=, **settings).
+            `fact_neurons`, `fit_shortcuts`, `extract_heads`, or what has their shape:
+            function(model, corpus, *arguments, out=, shard=, on_progress=, **settings).
         model: what `pyengine.load` takes.
         corpus: what the function reads.
         arguments, settings: its own.
@@ -53,7 +56,7 @@ class Work:
 
     function: Callable[..., Any]
     model: Any
-    corpus: Corpus | TokenStore | Sequence[Fact] | FactPrompts
+    corpus: Corpus | TokenStore | Sequence[Fact] | FactPrompts | Sequence[Task] | Sentences
     arguments: tuple[Any, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     load_settings: Mapping[str, Any] = field(default_factory=dict)
@@ -63,13 +66,17 @@ class Work:
         return load(self.model, **{**self.load_settings, **more})
 
     def tokenized(self, model: Model, on_tokenized: Report | None = None) -> "Work":
-        """Return the same work over a token store; facts are tokenised by the analysis itself.
+        """Return the same work over a token store, or over the sentences of tasks.
+
+        Facts are tokenised by the analysis itself.
 
         Raises:
             PyengineError: if the corpus cannot be read, or does not fit the model.
         """
-        if not isinstance(self.corpus, Corpus):
+        if not self.is_text:
             return self
+        if not isinstance(self.corpus, Corpus):
+            return replace(self, corpus=self._sentences(model, on_tokenized))
         settings = dict(self.settings)
         cache_dir = settings.pop("cache_dir", None)
         store = tokenized(
@@ -81,24 +88,35 @@ class Work:
         )
         return replace(self, corpus=store, settings=settings)
 
+    def _sentences(self, model: Model, on_tokenized: Report | None) -> Sentences:
+        tasks: Any = self.corpus
+        return Sentences.of(model, tasks, self.settings.get("pooling", "auto"), on_tokenized)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether what is read has still to be tokenised, once for all tasks."""
+        if isinstance(self.corpus, Corpus | TokenStore | FactPrompts | Sentences):
+            return isinstance(self.corpus, Corpus)
+        return bool(self.corpus) and isinstance(self.corpus[0], Task)
+
     def checked(self, model: Model) -> "Work":
         """Return the same work with its facts checked against the model, once for all tasks.
 
         Raises:
             PyengineError: if the model can be asked none of them.
         """
-        if isinstance(self.corpus, Corpus | TokenStore | FactPrompts):
+        if self.is_text or isinstance(self.corpus, TokenStore | FactPrompts | Sentences):
             return self
-        return replace(self, corpus=FactPrompts.of(model, self.corpus))
+        return replace(self, corpus=FactPrompts.of(model, cast("Sequence[Fact]", self.corpus)))
 
     @property
     def size(self) -> int:
         """Content tokens, or facts."""
-        assert not isinstance(self.corpus, Corpus), "tokenise first"
-        if isinstance(self.corpus, TokenStore):
+        assert not self.is_text, "tokenise first"
+        if isinstance(self.corpus, TokenStore | Sentences):
             return self.corpus.n_tokens
         facts = self.corpus.facts if isinstance(self.corpus, FactPrompts) else self.corpus
-        return len(facts)
+        return len(facts)  # type: ignore[arg-type]
 
     def n_tasks(self, device: str) -> int:
         """Return into how many tasks the work is cut by default, on a type of device.
@@ -106,7 +124,9 @@ class Work:
         It depends on the corpus, never on the number of workers: these may change when the work is
         taken up again. It is at least `LEAST_TASKS`.
         """
-        if not isinstance(self.corpus, TokenStore):
+        if isinstance(self.corpus, Sentences):
+            per_task = TASK_POOLED_TOKENS
+        elif not isinstance(self.corpus, TokenStore):
             per_task = TASK_FACTS
         else:
             per_task = TASK_KEPT_TOKENS if self.function is cache_activations else TASK_TOKENS

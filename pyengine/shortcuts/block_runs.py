@@ -85,5 +85,5 @@ def blocks_of(model: Model, body: nn.Module, stack: str) -> list[nn.Module]:
 
 def stream_of(out: Any) -> Tensor:
     """Return the residual stream among what a block returns."""
-    stream: Tensor = out[0] if isinstance(out, tuple) else out
+    stream: Tensor = out[0] if isinstance(out, tuple | list) else out
     return stream

@@ -6,6 +6,7 @@ block, all at once, when a later token first needs it. So every state is what th
 have computed, and no block computes a position twice.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from pyengine.loading import load
 from pyengine.model_inputs import model_inputs
 from pyengine.models import Model
 from pyengine.shortcuts.block_runs import blocks_of, stream_of
+from pyengine.shortcuts.lens import Kind
 from pyengine.shortcuts.linear_map import MAT
 from pyengine.shortcuts.stopping import Stopping
 
@@ -60,7 +62,7 @@ def generate(
     *,
     early_exit: float,
     max_new_tokens: int,
-    kind: str = MAT,
+    kind: Kind = MAT,
     eos_token_id: int | Sequence[int] | None = None,
     mean_length: float | None = None,
 ) -> list[Generated]:
@@ -75,7 +77,7 @@ def generate(
         inputs: prompts, as `pyengine.run_with_cache` takes them; they are continued one by one.
         early_exit: λ: the lower, the earlier; see `pyengine.shortcuts.early_exit`.
         max_new_tokens: of each prompt, at least 1.
-        kind: how states are read: `mat`, `affine`, `id`, or either of the first at a rank.
+        kind: how states are read, as `Lens` takes it.
         eos_token_id: what ends a continuation; None: what the model's generation configuration
             names, () nothing.
         mean_length: N of the rule; None: of the fit's validation rows.
@@ -195,6 +197,11 @@ def _check(model: Model, n_tokens: int) -> None:
     if not model.family.causal:
         raise PyengineError(
             f"{model.name} is a {model.family.model_type}: early exit generates with causal models"
+        )
+    if "past_key_values" not in inspect.signature(model.body.forward).parameters:
+        raise PyengineError(
+            f"{model.name} is a {model.family.model_type}, which keeps no keys and values: early "
+            "exit generates with models that do"
         )
     if n_tokens > model.max_positions:
         raise PyengineError(

@@ -21,6 +21,8 @@ TABLES = (
     "savings",
     "transfer",
 )
+# Of times, which differ from run to run: beside the tables, and the manifest does not vouch for it.
+WALL_CLOCK = "wall_clock.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,8 @@ class Evaluation:
         exit_samples: one row per mapping, λ and sample, see `Frontier.samples`.
         savings: per mapping and rule, the fewest mean layers at 95 % agreement.
         transfer: one row per map and state, see `transfer.transfer_table`.
+        wall_clock: what really stopping took, if `pyengine shortcuts evaluate --wall-clock` timed
+            it: one row per mapping, and the columns of `wall_clock.wall_clock`.
     """
 
     text: TokenText
@@ -67,6 +71,7 @@ class Evaluation:
     exit_samples: pa.Table | None = None
     savings: pa.Table | None = None
     transfer: pa.Table | None = None
+    wall_clock: pa.Table | None = None
 
     @property
     def n_samples(self) -> int:
@@ -75,6 +80,8 @@ class Evaluation:
 
     def save(self, folder: str | Path) -> Path:
         """Write a run directory that `pyengine.open_run` reads; equal results, equal bytes.
+
+        Times, if there are some, are written beside what the manifest vouches for.
 
         Raises:
             PyengineError: if the directory holds another run, or cannot be written.
@@ -91,6 +98,8 @@ class Evaluation:
         files = {f"{name}.parquet": table for name, table in held.items() if table is not None}
         for file, table in files.items():
             write_table(table, run.path / file)
+        if self.wall_clock is not None:
+            write_table(self.wall_clock, run.path / WALL_CLOCK)
         text = self.text.save(run.path)
         counters = {
             "n_samples": self.n_samples,
@@ -106,4 +115,6 @@ class Evaluation:
             for name in TABLES
             if f"{name}.parquet" in manifest["files"]
         }
+        if (times := folder / WALL_CLOCK).exists():
+            tables["wall_clock"] = read_table(times)
         return cls(TokenText.load(folder), manifest, **tables)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pyengine.analyses.analysis_inputs import tokenized
 from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
@@ -137,15 +139,17 @@ def fit_shortcuts(
     manifest = manifest_of(model, settings, store, sample)
     text = TokenText.of(model.tokenizer)
     at_once = out is None and shard[1] == 1
-    return carry_out(
-        extractor_of(model, settings, sample, manifest, shard),
-        manifest,
-        text,
-        lambda shard, manifest: from_shard(
-            shard, text, manifest, solve=at_once, on_solved=on_solved
-        ),
-        lambda folder: Shortcuts.open(folder, verify(folder)),
-        out=out,
-        checkpoint_blocks=checkpoint_blocks,
-        on_progress=on_progress,
-    )
+    # Nobody's autocast may round the states.
+    with torch.autocast(model.device.type, enabled=False):
+        return carry_out(
+            extractor_of(model, settings, sample, manifest, shard),
+            manifest,
+            text,
+            lambda shard, manifest: from_shard(
+                shard, text, manifest, solve=at_once, on_solved=on_solved
+            ),
+            lambda folder: Shortcuts.open(folder, verify(folder)),
+            out=out,
+            checkpoint_blocks=checkpoint_blocks,
+            on_progress=on_progress,
+        )

@@ -36,6 +36,7 @@ class OfRows:
     """Of rows X [n, d] and targets Y(j) [n, d], or of what an orthogonal matrix makes of them."""
 
     def __init__(self, rows: Tensor, targets: Targets) -> None:
+        assert rows.dtype == torch.float64, f"maps are solved in float64, not {rows.dtype}"
         self._rows, self._targets = rows, targets
         self._factors: tuple[Tensor, ...] = ()
         values = torch.linalg.svdvals(rows)
@@ -66,6 +67,7 @@ class OfProducts:
     """Of products XᵀX [d, d] and XᵀY(j) [d, d]."""
 
     def __init__(self, product: Tensor, targets: Targets) -> None:
+        assert product.dtype == torch.float64, f"maps are solved in float64, not {product.dtype}"
         self._product, self._targets = product, targets
         self._factors: tuple[Tensor, ...] = ()
         squares = torch.linalg.eigvalsh(product).flip(0)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # From a layer to its map to the last one.
 Maps = Callable[[int], LinearMap]
+# How states are read: `id` (the logit lens), `mat`, `affine`, either of these cut to a rank
+# (`mat@16`), or maps of one's own by layer (a tuned lens).
+Kind = str | Mapping[int, LinearMap]
 
 
 class Lens:
@@ -30,8 +33,7 @@ class Lens:
     Args:
         model: the model that the maps were fitted on.
         shortcuts: the fitted maps.
-        kind: `id` (the logit lens), `mat`, `affine`, either of these cut to a rank (`mat@16`), or
-            maps of one's own by layer (a tuned lens).
+        kind: how states are read: a mapping's name, or maps by layer; see `Kind`.
         stack: whose states; None: the only fitted one, or the decoder.
 
     Raises:
@@ -43,7 +45,7 @@ class Lens:
         self,
         model: Model,
         shortcuts: "Shortcuts",
-        kind: str | Mapping[int, LinearMap] = MAT,
+        kind: Kind = MAT,
         *,
         stack: str | None = None,
     ) -> None:
@@ -105,7 +107,7 @@ def final_readout(model: Model, stack: str) -> Readout:
     return readout(model, last, final_norm=last.stack.final_norm is not None)
 
 
-def maps_of(shortcuts: "Shortcuts", kind: str | Mapping[int, LinearMap], stack: str) -> Maps:
+def maps_of(shortcuts: "Shortcuts", kind: Kind, stack: str) -> Maps:
     """Return the maps to the last layer of one kind, by the layer that they start from.
 
     Raises:

@@ -10,10 +10,9 @@ def output_head(model: Model) -> nn.Module | None:
 
     A head that the checkpoint lacks is there, but random.
     """
-    path = model.family.unembedding
-    if any(name.startswith(path.partition(".")[0]) for name in model.absent):
+    if model.random_head:
         return None
     try:
-        return model.hf.get_submodule(path)
+        return model.hf.get_submodule(model.family.unembedding)
     except AttributeError:
         return None

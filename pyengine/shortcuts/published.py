@@ -1,7 +1,7 @@
 """Matrices of "Jump to Conclusions" as their authors publish them: one d x d matrix for each i_j.
 
 Matrix i_j is applied as A x, from x_i to x_j, and has no intercept. Published are pickles, which
-are refused; docs/shortcuts.md has the conversion to safetensors.
+are refused; README.md has the conversion to safetensors.
 """
 
 import re
@@ -86,7 +86,7 @@ def _refuse_pickles(folder: Path) -> None:
     for pattern in _PICKLES:
         for file in sorted(folder.glob(pattern)):
             raise PyengineError(
-                f"{file} is a pickle, which can run code when it is opened; docs/shortcuts.md has "
+                f"{file} is a pickle, which can run code when it is opened; README.md has "
                 "a script that reads the matrix alone and writes safetensors"
             )
 

@@ -14,7 +14,7 @@ from pyengine.shortcuts.early_exit_generation import Generated, generate
 from pyengine.shortcuts.evaluate import evaluate
 from pyengine.shortcuts.evaluation import Evaluation
 from pyengine.shortcuts.fitted_maps import FittedMaps
-from pyengine.shortcuts.lens import Lens
+from pyengine.shortcuts.lens import Kind, Lens
 from pyengine.shortcuts.linear_map import MAT, LinearMap
 from pyengine.shortcuts.points import ALL, Points
 from pyengine.shortcuts.same_model import check_same_model, given
@@ -119,7 +119,7 @@ class Shortcuts(FittedMaps):
     def lens(
         self,
         model: Model,
-        kind: str | Mapping[int, LinearMap] = MAT,
+        kind: Kind = MAT,
         *,
         stack: str | None = None,
     ) -> Lens:

@@ -31,14 +31,14 @@ class StackFit:
         points: by name.
         which: pairs of the residual stream, `last` or `all`.
         d_model: width of a point.
-        dtype: of rows that are kept: float32, of a float64 model float64.
+        model_dtype: of the model, as `pyengine.load` takes it.
         solver: `rows`, `gram` or `exact` (TSQR).
     """
 
     points: StoredPoints
     which: str
     d_model: int
-    dtype: torch.dtype
+    model_dtype: str
     solver: str
 
     @classmethod
@@ -46,8 +46,13 @@ class StackFit:
         """Read it from a manifest."""
         question = manifest["question"]
         points = StoredPoints.read(stack, question["points"][stack])
-        dtype = state_dtype(manifest["numerics"]["dtype"])
-        return cls(points, question["pairs"], question["d_model"], dtype, question["solver"][stack])
+        solver, dtype = question["solver"][stack], manifest["numerics"]["dtype"]
+        return cls(points, question["pairs"], question["d_model"], dtype, solver)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of rows that are kept: float32, of a float64 model float64."""
+        return state_dtype(self.model_dtype)
 
     @cached_property
     def pairs(self) -> list[tuple[int, int]]:
@@ -73,11 +78,12 @@ class StackFit:
     ) -> list[Feed]:
         """Return what takes the training rows in, and what the validation rows."""
         training, validation = self._training(device), self._validation(device)
-        kept = KeptFeed(validation, points, sample, VALIDATION)
+        drawn = points, sample
+        kept = KeptFeed(validation, *drawn, VALIDATION, self.model_dtype)
         if not self.sums:
-            return [KeptFeed(training, points, sample, TRAIN), kept]
+            return [KeptFeed(training, *drawn, TRAIN, self.model_dtype), kept]
         more = {"fresh": self._training("cpu"), "n_blocks": n_blocks}
-        return [SummedRows(training, points, sample, TRAIN, **more), kept]
+        return [SummedRows(training, *drawn, TRAIN, self.model_dtype, **more), kept]
 
     def merges(self) -> list[Merge]:
         """Return how two shards' states are merged, of either."""

@@ -26,16 +26,24 @@ class _Gathered(Feed):
         points: of the stack.
         sample: what was drawn; the pass reads its store.
         role: `TRAIN` or `VALIDATION`.
+        model_dtype: of the model, as `pyengine.load` takes it: only `tf32` may be rounded to TF32.
     """
 
     reducer: Any
 
     def __init__(
-        self, reducer: Any, points: Points, sample: Sample, role: int, **more: Any
+        self,
+        reducer: Any,
+        points: Points,
+        sample: Sample,
+        role: int,
+        model_dtype: str,
+        **more: Any,
     ) -> None:
         super().__init__(reducer, points.sites, [reducer.d_model] * len(points.sites), **more)
         self.maxima = Maxima(None)  # nothing is ranked
         self._sample, self._role, self._stack = sample, role, points.stack
+        self._tf32 = model_dtype == "tf32"
         self._of: Batch | None = None
         self._waiting: set[Site] = set()
 
@@ -73,6 +81,8 @@ class _Gathered(Feed):
         super().restore(snapshot)
 
     def _begin(self, batch: Batch, values: Tensor) -> None:
+        assert not torch.is_autocast_enabled(values.device.type), "states are read outside autocast"
+        assert torch.backends.cuda.matmul.allow_tf32 == self._tf32, "TF32 rounds what it should not"
         rows, columns = self._sample.rows(batch, self._stack)
         held = self._sample.roles[batch.units[rows]] == self._role
         self._at = rows[held], columns[held]

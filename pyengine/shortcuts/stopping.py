@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyengine.models import Model
 from pyengine.shortcuts.early_exit import ExitRule
-from pyengine.shortcuts.lens import Lens, own_stack
+from pyengine.shortcuts.lens import Kind, Lens, own_stack
 from pyengine.shortcuts.linear_map import MAT
 from pyengine.shortcuts.validation_batches import first_column
 
@@ -29,6 +29,9 @@ class Stopping:
     Attributes:
         stack: its name.
         n_layers: L.
+
+    Raises:
+        PyengineError: as `Lens` does, and for maps of one's own that lack a layer from 1 to L - 1.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Stopping:
         shortcuts: "Shortcuts",
         early_exit: float,
         *,
-        kind: str = MAT,
+        kind: Kind = MAT,
         stack: str | None = None,
         mean_length: float | None = None,
     ) -> None:

@@ -113,16 +113,16 @@ class _Mapped(nn.Module):
 
     Args:
         mapping: what it computes.
-        n_outputs: that many outputs make a tuple, the first the mapped one, the others None.
+        outputs: makes of the mapped one what the sub-module returned.
     """
 
-    def __init__(self, mapping: LinearMap, n_outputs: int = 1) -> None:
+    def __init__(self, mapping: LinearMap, outputs: Callable[[Tensor], Any] | None = None) -> None:
         super().__init__()
-        self._mapping, self._n_outputs = mapping, n_outputs
+        self._mapping, self._outputs = mapping, outputs
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Any:
         mapped = self._mapping(hidden).to(hidden.dtype)
-        return mapped if self._n_outputs == 1 else (mapped, *[None] * (self._n_outputs - 1))
+        return mapped if self._outputs is None else self._outputs(mapped)
 
 
 def _replace_norm(body: nn.Module, layer: Layer, number: int, mapping: LinearMap) -> None:
@@ -146,7 +146,8 @@ def _replace_attention(
     stack = layer.stack
     whole, out = stack.projections[which][0].rpartition(".")[0], stack.attention[which]
     # Its output, the position bias where that is relative, the weights.
-    _put(body, layer, whole, _Mapped(mapping, 3 if stack.relative else 2))
+    more = [None] * (2 if stack.relative else 1)
+    _put(body, layer, whole, _Mapped(mapping, lambda out: stack.returns([out, *more])))
     if not out.startswith(f"{whole}."):  # BERT's output projection comes after it
         _put(body, layer, out, nn.Identity())
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyengine.analyses.analysis_inputs import tokenized
@@ -118,8 +119,9 @@ def _rows(model: Model, stack: str, settings: FitSettings, sample: Sample) -> Ro
     prepare = None
     if settings.mask_id is not None:
         prepare = masking(sample, settings.stacks[0], settings.mask_id)
-    feed = KeptFeed(found, points, sample, TRAIN)
-    Pass(model, plan, [feed], activation=settings.activation, prepare=prepare).run()
+    feed = KeptFeed(found, points, sample, TRAIN, model.dtype)
+    with torch.autocast(model.device.type, enabled=False):
+        Pass(model, plan, [feed], activation=settings.activation, prepare=prepare).run()
     return found
 
 

@@ -27,7 +27,7 @@ from pyengine.shortcuts.stored_maps import stored
 CONFIG, PARAMETERS, PICKLE = "config.json", "params.safetensors", "params.pt"
 KIND = "linear_tuned_lens"
 
-# Reads a state dict without running code; see docs/shortcuts.md.
+# Reads a state dict without running code; see README.md.
 CONVERT = (
     'python -c "import torch, safetensors.torch as s; '
     "s.save_file(torch.load('{source}', weights_only=True, map_location='cpu'), '{target}')\""

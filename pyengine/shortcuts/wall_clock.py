@@ -19,6 +19,7 @@ from pyengine.forward import Forward
 from pyengine.hooked import own_precision
 from pyengine.models import Model
 from pyengine.shortcuts.early_exit import LAMBDAS
+from pyengine.shortcuts.lens import Kind
 from pyengine.shortcuts.linear_map import MAT
 from pyengine.shortcuts.points import points_of
 from pyengine.shortcuts.stopping import Stopping
@@ -34,7 +35,7 @@ def wall_clock(
     shortcuts: "Shortcuts",
     *,
     lambdas: Iterable[float] = LAMBDAS,
-    kind: str = MAT,
+    kind: Kind = MAT,
     stack: str | None = None,
     n_samples: int = 100,
     on_progress: Callable[[int, int], None] | None = None,
@@ -56,7 +57,7 @@ def wall_clock(
         a unit; time_saved, the median of 1 - seconds / whole_seconds of the same unit.
 
     Raises:
-        PyengineError: if the maps belong to another model, or for `n_samples` below 1.
+        PyengineError: as `Stopping` does, or for `n_samples` below 1.
     """
     check_count("n_samples", n_samples)
     lambdas = tuple(lambdas)

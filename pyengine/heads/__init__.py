@@ -1,0 +1,1 @@
+"""What each attention head knows: sentence vectors, probes, and what is built of the best heads."""
