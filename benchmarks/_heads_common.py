@@ -20,7 +20,8 @@ class Scale:
         peer_heads: on how many heads SentEval's procedure is timed; the rest is extrapolated.
         sentences: whose vectors are extracted.
         vocab: of the model.
-        tiny: a model of two narrow layers, for the tests of this code.
+        tiny: a model of two narrow layers, for the tests of this code; of the trained ones one.
+        data: the folder of SentEval's data; None: no part that needs it.
     """
 
     n_train: int = 10_000
@@ -33,6 +34,7 @@ class Scale:
     sentences: int = 2_000
     vocab: int = 50_257
     tiny: bool = False
+    data: str | None = None
 
     @property
     def settings(self) -> ProbeSettings:

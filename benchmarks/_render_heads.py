@@ -7,6 +7,7 @@ from benchmarks._heads_extract import LIMIT as PASSES
 from benchmarks._heads_extract import MEMORY_LIMIT as BLOCKS
 from benchmarks._heads_memory import LIMIT as MEMORY
 from benchmarks._heads_probe import TARGET
+from benchmarks._heads_real import AGAIN, SIGMAS, TASKS
 from benchmarks._render_common import (
     NOT_YET,
     Record,
@@ -25,7 +26,11 @@ EPOCHS = 14  # of a probe of the drawn vectors, about
 
 
 def heads() -> str:
-    """What probes cost beside SentEval's procedure, and what they hold."""
+    """What probes cost beside SentEval's procedure, and what they hold; what trained heads know."""
+    return paragraphs(_costs(), _real())
+
+
+def _costs() -> str:
     record = load("cpu-heads")
     if record is None:
         return f"What heads know, GPT-2 small: {NOT_YET}."
@@ -33,6 +38,47 @@ def heads() -> str:
     rows = [row for part, tell in parts.items() for row in tell(record.figures[part])]
     header = ["", "measured", "beside", "ratio", "target"]
     return paragraphs(table(header, rows), _told(record), source(record))
+
+
+def _real() -> str:
+    """What the heads of the trained small models know of TREC and SST-2."""
+    record = load("cpu-heads-real")
+    if record is None:
+        return f"Heads of trained models on TREC and SST-2: {NOT_YET}."
+    models = record.figures["real"]
+    rows = [
+        _trained(f"{model}, {task}", found[task])
+        for model, found in models.items()
+        for task in TASKS
+    ]
+    header = ["", "heads", "majority", "lowest on test", "best head", "n best", "all"]
+    repeated = all(found["repeated"] for found in models.values())
+    told = wrap(
+        "Accuracies in percent, dev / test; n: heads that are together as wide as the model. "
+        "Lowest: of the heads that have not collapsed, in standard deviations of the majority's "
+        f"accuracy; target ≥ −{SIGMAS}. Target of the n best: dev no less than the best head's. "
+        f"Probed once more by the same seed, {AGAIN} gave {'the same' if repeated else 'other'} "
+        "bytes."
+    )
+    return paragraphs(table(header, rows), told, source(record))
+
+
+def _trained(name: str, found: dict[str, Any]) -> list[str]:
+    best, (some, every) = found["best"], found["together"]
+    lowest = found["deviations"]
+    return [
+        name,
+        f"{found['heads']}, {found['collapsed']} collapsed",
+        f"{found['majority']:.2f}",
+        f"{lowest:+.1f}: {verdict(lowest >= -SIGMAS)}",
+        _scores(best),
+        f"{_scores(some)}: {verdict(some['dev'] >= best['dev'])}",
+        _scores(every),
+    ]
+
+
+def _scores(found: dict[str, float]) -> str:
+    return f"{found['dev']:.2f} / {found['test']:.2f}"
 
 
 def gpu_heads() -> str:
@@ -77,7 +123,7 @@ def _extract(found: dict[str, Any]) -> list[list[str]]:
         [
             "peak memory of that",
             mib(held["head"]),
-            f"pass {mib(held['bare'])}, block {mib(held['block_bytes'])}",
+            f"pass {mib(held['pass'])}, block {mib(held['block_bytes'])}",
             f"{blocks:.2f} × above the pass",
             f"≤ {BLOCKS:g} ×: {verdict(blocks <= BLOCKS)}",
         ],

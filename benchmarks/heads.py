@@ -3,11 +3,13 @@
     python -m benchmarks heads               # 144 heads x 4 regularisers, 10,000 sentences
     python -m benchmarks heads --quick       # less of it, rough figures
     python -m benchmarks heads --only probe
+    python -m benchmarks heads --only real --data DIR    # DIR: SentEval's data
     pytest benchmarks/heads.py               # pytest-benchmark, small sizes
 
 Targets: all probes in an eighth of the CPU time that SentEval's procedure takes for them one by
 one, on as many threads; vectors extracted in at most 1.05 headless model passes over the sentences;
-memory of probing at most 1.5 x that of the formula. Runs on the CPU.
+memory of probing at most 1.5 x that of the formula. `real` probes every head of the trained small
+models on TREC and SST-2 as published; it is left out where no data is given. Runs on the CPU.
 """
 
 import argparse
@@ -23,16 +25,19 @@ import torch
 
 from benchmarks._heads_common import Scale
 from benchmarks._heads_probe import procedure
+from benchmarks._heads_real import inputs
 from benchmarks._machine import write_result
 from benchmarks._values_common import Found
 from benchmarks.values import show
 from pyengine.heads.probe.protocols import probe_classes
 from pyengine.heads.task import SPLIT
 
+REAL = "real"
 PARTS = {
     "probe": "benchmarks._heads_probe",
     "extract": "benchmarks._heads_extract",
     "memory": "benchmarks._heads_memory",
+    REAL: "benchmarks._heads_real",
 }
 FULL = Scale()
 QUICK = replace(FULL, n_train=2_000, n_dev=500, n_test=500, peer_heads=2, sentences=400)
@@ -60,20 +65,27 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer sentences: rough figures")
     parser.add_argument("--tiny", action="store_true", help="a tiny model: no figures at all")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--data", metavar="DIR", help="SentEval's data, for the part real")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: every core")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    if REAL in parts and options.data is None:
+        parts.remove(REAL)
+        print(f"{REAL}: left out, it needs SentEval's data (--data DIR)", file=sys.stderr)
     torch.set_num_threads(options.threads)
     scale = TOY if options.tiny else QUICK if options.quick else FULL
+    scale = replace(scale, data=options.data)
     found = {part: measure(part, scale) for part in parts}
     show(found)
     if options.save:
         command = " ".join(["python -m benchmarks heads", *argv])
+        command = command.replace(options.data, "DIR") if options.data else command
         figures = {part: result for part, (_, result) in found.items()}
-        print(f"wrote {write_result(options.save, figures, command)}")
+        read = inputs(options.data) if REAL in found else ()
+        print(f"wrote {write_result(options.save, figures, command, read)}")
 
 
 def measure(part: str, scale: Scale) -> Found:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pyengine.heads.finetuned import load_finetuned as load_finetuned
     from pyengine.heads.generated_tasks import generate_task as generate_task
     from pyengine.heads.probe_heads import probe_heads as probe_heads
+    from pyengine.heads.ranked_neurons import rank_neurons as rank_neurons
     from pyengine.heads.results import HeadResults as HeadResults
     from pyengine.heads.sentence_encoder import SentenceEncoder as SentenceEncoder
     from pyengine.heads.task_names import read_task as read_task
@@ -104,6 +105,7 @@ _HOMES = {
     "mean_activations": "pyengine.analyses.mean_activations",
     "open_run": "pyengine.run",
     "probe_heads": "pyengine.heads.probe_heads",
+    "rank_neurons": "pyengine.heads.ranked_neurons",
     "read_counterfact": "pyengine.counterfact",
     "read_facts": "pyengine.facts",
     "read_ff_layers": "pyengine.ff_layers_files",

@@ -38,24 +38,29 @@ def batch_shapes(
             yield len(rows), int(widths[rows[-1]])
 
 
-def n_special(model: Model, corpus: Corpus | TokenStore, bos: bool) -> int:
+def n_special(model: Model, corpus: Corpus | TokenStore | None, bos: bool) -> int:
     """Return how many special tokens a unit gets."""
     fed_as_given = isinstance(corpus, TokenStore) and not corpus.adds_special
     return 0 if fed_as_given else len(model.special_tokens(bos))
 
 
 def batch_bytes(
-    model: Model, corpus: Corpus | TokenStore, batch_tokens: int, bos: bool = False
+    model: Model,
+    corpus: Corpus | TokenStore | None,
+    batch_tokens: int,
+    bos: bool = False,
+    n_appended: int = 0,
 ) -> int:
     """Return how much a batch takes at most while it is run; those that wait take more.
 
     Args:
         model: of any family.
-        corpus: what is read; of a token store it is known how long its units are.
+        corpus: what is read, None: not known; of a token store it is known how long its units are.
         batch_tokens: tokens per batch; a longer unit makes one of its own.
         bos: as the pass has it.
+        n_appended: tokens that the pass puts after each unit.
     """
-    special, longest = n_special(model, corpus, bos), model.max_positions
+    special, longest = n_special(model, corpus, bos) + n_appended, model.max_positions
     if isinstance(corpus, TokenStore):
         longest = int(corpus.lengths.max(initial=1)) + special
         batch_tokens = min(batch_tokens, corpus.n_units * longest)

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyengine.checks import check_count
-from pyengine.errors import PyengineError
+from pyengine.checks import check_count, check_shard
 from pyengine.store import TokenStore
 
 
@@ -103,8 +102,7 @@ def shard_blocks(n_blocks: int, shard: int, n_shards: int) -> range:
     Raises:
         PyengineError: if there is no such shard.
     """
-    if not 0 <= shard < n_shards:
-        raise PyengineError(f"shard {shard} of {n_shards} does not exist (they count from 0)")
+    check_shard(shard, n_shards)
     return range(shard * n_blocks // n_shards, (shard + 1) * n_blocks // n_shards)
 
 

@@ -25,3 +25,13 @@ def check_count(name: str, value: int | None) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise PyengineError(f"{name} must be a whole number from 1 on, not {value!r}")
+
+
+def check_shard(shard: int, n_shards: int) -> None:
+    """Refuse a shard that does not exist.
+
+    Raises:
+        PyengineError: with both numbers.
+    """
+    if not 0 <= shard < n_shards:
+        raise PyengineError(f"shard {shard} of {n_shards} does not exist (they count from 0)")

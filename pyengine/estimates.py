@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from pyengine.errors import PyengineError
+from pyengine.heads.extract import extract_heads
+from pyengine.heads.extract_parts import SentenceParts
 from pyengine.memory_plan import MemoryPlan, memory_plan
 from pyengine.models import Model
 from pyengine.samples import FactParts, Parts, Sample, TokenParts
@@ -32,6 +34,12 @@ SAMPLE_SECONDS, LARGER, REPEATS = 2.0, 3, 2
 # The first that is tried, and by how much the next may be larger.
 FIRST, GROWTH = {"tokens": 256, "facts": 4}, 8
 
+
+# What is not simply read from beginning to end.
+OWN_PARTS: dict[Callable[..., Any], Callable[[Work, Model], Parts]] = {
+    fit_shortcuts: FitParts,
+    extract_heads: SentenceParts,
+}
 
 OnSample = Callable[[str], None] | None
 
@@ -59,7 +67,7 @@ class Estimate:
         function: name of the analysis.
         unit: what `size` counts: `tokens` or `facts`.
         size: content tokens, or facts that can be asked.
-        n_units: units of the corpus; None for facts.
+        n_units: units of the corpus, of tasks the distinct sentences; None for facts.
         cost: computed tokens, padding and special tokens included (T5: the encoder's); or prompts.
         samples: sizes of the two samples.
         seconds: of the whole run, tokenising apart.
@@ -136,8 +144,8 @@ def estimate(
 
 
 def _parts(work: Work, model: Model) -> Parts:
-    if work.function is fit_shortcuts:
-        return FitParts(work, model)
+    if work.function in OWN_PARTS:
+        return OWN_PARTS[work.function](work, model)
     of_tokens = isinstance(work.corpus, TokenStore)
     return TokenParts(work, model) if of_tokens else FactParts(work, model)
 

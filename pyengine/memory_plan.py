@@ -25,6 +25,8 @@ from pyengine.engine import BATCH_TOKENS
 from pyengine.extraction.extract import extract
 from pyengine.extraction.sites import site_width, sites_of_key
 from pyengine.extraction.specs import Spec
+from pyengine.heads.extract import extract_heads
+from pyengine.heads.extract_memory import vectors_plan
 from pyengine.memory_facts import facts_plan
 from pyengine.memory_parts import Holding, Plan, heaps_plan, summary_plan, tensor_bytes
 from pyengine.models import Model
@@ -81,8 +83,8 @@ def memory_plan(work: Work, model: Model) -> MemoryPlan | None:
 
     Args:
         work: of `trigger_examples`, `extract`, `ffn_predictions`, `cache_activations`,
-            `fit_shortcuts` or `fact_neurons`. Over a token store bounds are tighter, and the disk
-            of what grows with the corpus is known.
+            `fit_shortcuts`, `fact_neurons` or `extract_heads`. Over a token store, or sentences,
+            bounds are tighter, and the disk of what grows with the corpus is known.
         model: loaded.
 
     Raises:
@@ -210,6 +212,7 @@ PLANNERS: dict[Callable[..., Any], Planner] = {
     cache_activations: _cache_pass,
     fit_shortcuts: fit_plan,
     fact_neurons: facts_plan,
+    extract_heads: vectors_plan,
 }
 
 

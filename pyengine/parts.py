@@ -5,7 +5,7 @@ block without a marker has not been done.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,31 @@ def find_parts(run: Path) -> list[Part]:
     """
     found = [_read(path) for path in sorted((run / FOLDER).glob("*.json"))]
     return [part for part in found if all(part.path(kind).exists() for kind in part.files)]
+
+
+def parts_done(folder: Path, blocks: range) -> dict[int, Part]:
+    """Find the blocks that a run directory holds already, checked.
+
+    Raises:
+        PyengineError: if one is damaged.
+    """
+    done = {part.block: part for part in find_parts(folder) if part.block in blocks}
+    for part in done.values():
+        part.check()
+    return done
+
+
+def counting(total: int, report: Callable[[int, int], None] | None) -> Callable[[int], None]:
+    """Return what adds up tokens that are done, and reports (done, in all)."""
+    done = 0
+
+    def add(n_tokens: int) -> None:
+        nonlocal done
+        done += n_tokens
+        if report is not None:
+            report(done, total)
+
+    return add
 
 
 def _read(path: Path) -> Part:

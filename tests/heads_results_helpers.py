@@ -16,6 +16,7 @@ def row(**columns: Any) -> dict[str, Any]:
     """Return a row of results, with some columns as given."""
     usual: dict[str, Any] = {
         **{"model": "tiny", "task": "TREC", "location": "head", "layer": 0, "head": 0},
+        **{"stack": "encoder"},
         **{"width": WIDTH, "pooling": "first", "probe": "logistic", "regulariser": 1e-3},
         **{"seed": 123, "metric": "accuracy", "dev": 50.0, "test": 48.0, "epochs": 8},
         **{"majority": 20.0, "chance": 16.67, "collapsed": False, "control": np.nan},

@@ -25,6 +25,17 @@ def be_killed() -> None:
     raise AssertionError("nobody has killed this process")
 
 
+def in_processes(work: Callable[[int], Any], n: int) -> None:
+    """Do n pieces of work at the same time, each in a process of its own, and wait for all."""
+    fork = multiprocessing.get_context("fork")  # importing torch anew would take most of the time
+    children = [fork.Process(target=work, args=(i,)) for i in range(n)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(PATIENCE)
+    assert [child.exitcode for child in children] == [0] * n
+
+
 def kill_often(work: Callable[[], Any], run: Path, pattern: str, kills: int) -> None:
     """Begin some work in processes of their own, and kill each at a random moment.
 

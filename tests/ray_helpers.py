@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import fact_helpers
+import heads_helpers
 import ray
 import torch
 from cached_helpers import POST
 from extract_cases import SMALL, UnitSums, random_units
 from patience import PATIENCE, be_killed, wait_for
-from tiny_models import tiny_model
+from tiny_models import tiny_model, word_tokenizer
 
 import pyengine
 from pyengine import Corpus, Moments
@@ -60,6 +61,12 @@ WORKS: dict[str, Callable[[], Work]] = {
         (tiny_model("gpt2"), fact_helpers.tokenizer()),
         fact_helpers.facts(9),
         settings={"block_facts": 2, "method": "left", "steps": 2, "share": 0.4},
+    ),
+    "heads": lambda: Work(
+        pyengine.extract_heads,
+        (tiny_model("bert"), word_tokenizer()),
+        heads_helpers.small_tasks(),
+        settings=heads_helpers.SMALL,
     ),
 }
 

@@ -130,7 +130,7 @@ def test_the_papers_table_is_shown(tmp_path: Path, run: Run) -> None:
     assert trec.split()[:5] == ["TREC", "2", "61.00", "1", "60.00"]
     assert trec.split()[7:9] == ["4", "73.00"]
     only = json.loads(run("heads", "show", tmp_path, "--task", "SST2", "--json").out)
-    assert [row["task"] for row in only] == ["SST2"]
+    assert [row["task"] for row in only["probes"]] == ["SST2"] and only["finetunes"] == []
     assert_one_line(run("heads", "show", tmp_path, "--task", "MR"), 1, "there are: SST2, TREC")
 
 

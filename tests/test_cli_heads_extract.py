@@ -10,7 +10,7 @@ from command_line import Run, assert_one_line
 from heads_helpers import bank_hashes, random_sentence
 from rank_helpers import one_rank
 
-from pyengine import open_run
+from pyengine import estimates, open_run
 
 
 @pytest.fixture
@@ -74,17 +74,24 @@ def test_locations_pooling_and_dtype(run: Run, model: Path, probing: Path, tmp_p
     assert found.manifest["question"]["save_dtype"] == "float16"
 
 
-def test_a_dry_run_reads_and_writes_nothing(
-    run: Run, model: Path, probing: Path, tmp_path: Path
+def test_a_dry_run_says_what_a_run_takes_and_leaves_nothing(
+    run: Run, model: Path, probing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(estimates, "SAMPLE_SECONDS", 0.02)
     arguments = ["heads", "extract", model, probing, "--out", tmp_path / "bank"]
     done = run(*arguments, "--dry-run")
     assert done.code == 0, done.err
     assert not (tmp_path / "bank").exists()
     assert "sentences ×" in done.err and "free" in done.err and "vectors" in done.out
+    assert "An estimate for extract_heads" in done.out and "of one worker" in done.out
+    assert run(*arguments, "--dry-run", "--shard", "0/2").code == 2
     planned = json.loads(run(*arguments, "--dry-run", "--json").out)
+    assert planned["free"] > 0 and planned["seconds"]["value"] > 0
+    assert planned["disk"] == planned["bytes"] and planned["n_units"] == planned["sentences"]
     written = json.loads(run(*arguments, "--json").out)
-    assert planned.pop("free") > 0 and planned == {name: written[name] for name in planned}
+    same = planned.keys() & written.keys()
+    assert {name: planned[name] for name in same} == {name: written[name] for name in same}
+    assert written.keys() - same == {"run", "n_overflow", "n_nan", "exact"}
     sizes = [file.stat().st_size for file in (tmp_path / "bank" / "vectors").iterdir()]
     assert planned["bytes"] < sum(sizes) < planned["bytes"] + 2000 * len(sizes)
 

@@ -65,7 +65,7 @@ def test_the_curve_is_shown_and_kept(run: Run, bank: Path, results: Path) -> Non
     assert [row.split()[0] for row in rows[:3]] == ["1", "2", "4"]
     assert [row.split()[1] for row in rows[:3]] == ["5", "10", "20"]
     assert [float(row.split()[2]) for row in rows[:3]] == [row["dev"] for row in table]
-    assert "as wide as the model" in rows[2]
+    assert "model's width" in rows[2]
     best = max(table, key=lambda row: (row["dev"], -row["n"]))["n"]
     assert [line for line in rows if "best on dev" in line] == [rows[[1, 2, 4].index(best)]]
     assert "accuracy of A; bars: test above the majority class" in rows[3]
@@ -156,6 +156,13 @@ def test_a_model_is_tuned(run: Run, model: Path, task_file: Path, tmp_path: Path
     assert [float(cell) for cell in shown[1][2:]] == [rows[0]["dev"], rows[0]["test"]]
     assert shown[3][:2] == ["mean", "accuracy"]
     assert "from 2 heads of model, width 10" in done.out
+    table = run("heads", "show", out)
+    assert table.out.splitlines()[0].startswith("model, fine-tuned (1 epoch, 0.001)")
+    assert table.out.splitlines()[2].split()[:5] == ["easy", "2", "heads", "accuracy", "2"]
+    (mean,) = json.loads(run("heads", "show", out, "--json").out)["finetunes"]
+    assert mean["test"] == pytest.approx((rows[0]["test"] + rows[1]["test"]) / 2)
+    assert_one_line(run("heads", "plot", out, "--out", tmp_path / "p"), 1, "no probes of 'head'")
+    assert_one_line(run("heads", "rank", out, "--task", "easy"), 1, "there are: none")
     again = run(*command, "--seed", 0, "--save", saved, "--json")
     (record,) = json.loads(again.out)
     assert (record["layer"], record["representation"]) == (2, "last")

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from heads_helpers import SMALL, bank_of, damage, extracted, sentences_of, split_task, task
+from heads_helpers import SMALL, bank_of, damage, extracted, sentences_of, split_task, task, tiny
 
 from pyengine import PyengineError, open_run
 from pyengine.export import export
@@ -100,6 +101,15 @@ def test_vectors_come_back_place_by_place() -> None:
     assert [place.name for place in bank.places] == ["head.0", "head.1", "block.1"]
 
 
+def test_the_vectors_of_some_sentences(tmp_path: Path) -> None:
+    bank = extracted(tmp_path / "run")
+    whole = bank.vectors("head", 1)
+    assert len(bank.files) > 1
+    everyone, last = np.arange(bank.n_sentences), bank.n_sentences - 1
+    for some in (everyone[::3], everyone[:1], np.array([2, last]), everyone[:0], everyone):
+        assert np.array_equal(bank.vectors("head", 1, some), whole[some])
+
+
 def test_what_the_bank_lacks_is_named() -> None:
     tasks = [split_task("A", (20, 5, 5))]
     bank = bank_of(arrays_for(tasks), tasks)
@@ -130,7 +140,11 @@ def test_the_fingerprint_is_of_what_decides_the_bank(tmp_path: Path) -> None:
         extracted(tmp_path / "d", tasks=tasks, save_dtype="float16"),
         extracted(tmp_path / "e", "gpt_neo", tasks=tasks),
     ]
-    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 6
+    threads = {**one.manifest["numerics"], "threads": 99}
+    others.append(replace(one, manifest={**one.manifest, "numerics": threads}))
+    # What the settings do not decide is told by the files: shards that differ, halved batches.
+    others.append(replace(one, record={**one.record, "exact": False}))
+    assert len({one.fingerprint, *(other.fingerprint for other in others)}) == 8
 
 
 @pytest.mark.parametrize("save_dtype", ["float16", "bfloat16"])
@@ -179,6 +193,14 @@ def test_a_bank_becomes_parquet(tmp_path: Path) -> None:
     assert table["sha256"][0].as_py() == first
     with pytest.raises(PyengineError, match="unknown format 'jsonl'"):
         export(bank, "jsonl", tmp_path / "bank.jsonl")
+
+
+def test_a_place_of_one_head_has_head_0(tmp_path: Path) -> None:
+    bank = extracted(tmp_path / "run", model=tiny(n_head=1))
+    export(bank, "parquet", tmp_path / "bank.parquet")
+    table = pq.read_table(tmp_path / "bank.parquet")
+    pairs = set(zip(table["location"].to_pylist(), table["head"].to_pylist(), strict=True))
+    assert pairs == {("head", 0), ("block", -1)}
 
 
 def test_the_manifest_counts_what_was_read(tmp_path: Path) -> None:

@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from heads_results_helpers import row, table
 from test_gpu_benchmark import TOY as GPU_TOY
 
 from benchmarks import _machine, _render_heads, gpu, heads
 from benchmarks._heads_memory import probe_bytes
 from benchmarks._heads_probe import agreeing, probe_flops
 from benchmarks._heads_procedure import Result
+from benchmarks._heads_real import deviations, judged
 from benchmarks._render_common import NOT_YET
 from pyengine.heads.probe.protocols import Probed
+from pyengine.heads.results import HeadResults
+from pyengine.heads.results_table import CONCATS
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +74,51 @@ def test_from_the_command_line_to_the_table(
     assert figures["memory"]["formula_bytes"] > 0
     text = _render_heads.heads()
     assert "16 fits **at once**" in text and "vectors of every head, 24 sentences" in text
+
+
+@pytest.mark.slow
+def test_trained_models_on_data(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, sizes = np.random.default_rng(0), {"train": 90, "dev": 30, "test": 40}
+    names = {f"stsa.binary.{part}": (2, n) for part, n in sizes.items()}
+    names |= {f"TREC.{part}.all": (6, sizes[part]) for part in ("train", "test")}
+    for name, (n_classes, n) in names.items():
+        lines = [f"{i % n_classes} {'word ' * rng.integers(1, 9)}{i}\n" for i in range(n)]
+        (tmp_path / name).write_text("".join(lines))
+    given = ["--tiny", "--only", "real", "--threads", str(torch.get_num_threads())]
+    heads.main([*given, "--data", str(tmp_path), "--save", "cpu-heads-real"])
+    assert "equal bytes" in capsys.readouterr().out
+    record = json.loads((results / "cpu-heads-real.json").read_text())
+    assert {*record["inputs"]} == {*names}
+    assert "--data DIR --save" in record["command"] and str(tmp_path) not in json.dumps(record)
+    found = record["figures"]["real"]["GPT-2"]
+    assert found["repeated"] and [row["n"] for row in found["TREC"]["together"]] == [4, 16]
+    text = _render_heads.heads()
+    assert "| GPT-2, TREC | 16, " in text and "gave the same bytes" in text
+
+
+def test_data_that_is_not_given(capsys: pytest.CaptureFixture[str]) -> None:
+    heads.main(["--only", "real", "--threads", str(torch.get_num_threads())])
+    assert "real: left out, it needs SentEval's data" in capsys.readouterr().err
+
+
+def test_deviations_and_verdicts(tmp_path: Path) -> None:
+    """By hand: a fifth of 100 is 20, give or take 4."""
+    columns = {"majority": 20.0, "n_test": 100, "task": "TREC"}
+    rows = [row(head=head, test=test, **columns) for head, test in enumerate([8.0, 3.9, 60.0])]
+    assert [round(deviations(one), 3) for one in rows] == [-3, -4.025, 10]
+    both = [
+        row(**columns, layer=-1, head=-1, dev=dev, n=n, heads=[{"layer": 0, "head": 0}] * n)
+        for n, dev in ((2, 49.0), (3, 55.0))
+    ]
+    concats = table(both, CONCATS)
+    lines, found = judged(HeadResults(table(rows), concats, tmp_path), "TREC")
+    assert [line.verdict for line in lines] == ["missed", "missed", ""]
+    assert found["best"] == {"dev": 50.0, "test": 8.0} and found["collapsed"] == 0
+    rows[1]["collapsed"] = True
+    lines, found = judged(HeadResults(table(rows), concats, tmp_path), "TREC")
+    assert lines[0].verdict == "met" and found["deviations"] == -3
 
 
 @pytest.mark.slow

@@ -116,8 +116,8 @@ def test_a_probe_has_collapsed_if_it_says_one_thing_or_scores_the_majority() -> 
     predictions = np.array([[0, 0, 0], [0, 1, 1], [0, 2, 2]])
     found = collapsed(predictions, np.array([20.0, 33.33, 40.0]), 33.33)
     assert found.tolist() == [True, True, False]
-    scores = np.array([[0.1, 0.1], [0.1, 0.2]])
-    assert collapsed(scores, np.zeros(2), np.nan).tolist() == [True, False]
+    scores = np.array([[0.1, 0.1, np.nan], [0.1, 0.2, np.nan]])
+    assert collapsed(scores, np.zeros(3), np.nan).tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("hits, n", [(1, 8), (5, 16), (1147, 1725), (449, 500)])

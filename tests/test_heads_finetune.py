@@ -187,19 +187,22 @@ def test_scores_of_pairs_are_learnt() -> None:
 
 
 def test_results_name_the_best_layer_and_the_best_heads(tmp_path: Path) -> None:
-    append(tmp_path, table([*head_rows(), *layer_rows()]))
-    results, model = HeadResults.open(tmp_path), tuned_model("gpt2")
-    best = choose(model, "TREC", "best", results)
-    assert best.parts == ((results.best_layer("TREC").layer, -1),)
+    model, t5 = tuned_model("gpt2"), tuned_model("t5", num_heads=4)
+    for name in (model.name, t5.name):
+        append(tmp_path, table([*head_rows(model=name), *layer_rows(model=name)]))
+    whole = HeadResults.open(tmp_path)
+    results = whole.where(model=model.name)
+    assert choose(model, "TREC", "best", results).parts == ((results.best_layer("TREC").layer, -1),)
     ranked = results.ranked("TREC")
     assert choose(model, "TREC", "heads", results).parts == tuple(ranked[: paper_n(model)])
     assert paper_n(model) == 4
     assert choose(model, "TREC", "heads", results, n=2).parts == tuple(ranked[:2])
     # An encoder-decoder's encoder has two of these three layers.
-    t5 = tuned_model("t5", num_heads=4)
     inside = [head for head in ranked if head[0] < 2]
-    assert choose(t5, "TREC", "heads", results, n=3).parts == tuple(inside[:3])
-    assert choose(t5, "TREC", "best", results).parts == ((1, -1),)
+    assert choose(t5, "TREC", "heads", whole, n=3).parts == tuple(inside[:3])
+    assert choose(t5, "TREC", "best", whole).parts == ((1, -1),)
+    with pytest.raises(PyengineError, match="no results with model 'T5For"):
+        choose(t5, "TREC", "best", results)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from heads_runs_helpers import N_HEADS, QUICK, bank_for, table_bytes, two_tasks
+from patience import in_processes
 
 from pyengine.errors import PyengineError
 from pyengine.heads import trials
@@ -19,35 +19,34 @@ from pyengine.heads.probe_heads import probe_heads
 HERE = Path(__file__).parent
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_share_a_folder(tmp_path: Path) -> None:
     bank = bank_for(two_tasks(), tmp_path / "bank")
-    code = (
-        "import sys; from heads_runs_helpers import QUICK; import pyengine\n"
-        "from pyengine.heads.probe_heads import probe_heads\n"
-        "bank = pyengine.open_run(sys.argv[1])\n"
-        "probe_heads(bank, out=sys.argv[2], settings=QUICK, shard=(int(sys.argv[3]), 3))"
+    in_processes(
+        lambda i: probe_heads(bank, out=tmp_path / "many", settings=QUICK, shard=(i, 3)), 3
     )
-    path = os.pathsep.join(map(str, (HERE, HERE.parent)))
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, str(bank.folder), str(tmp_path / "many")]
-    workers = [subprocess.Popen([*command, str(i)], env=environment) for i in range(3)]
-    assert [worker.wait() for worker in workers] == [0, 0, 0]
     probe_heads(bank, out=tmp_path / "one", settings=QUICK)
     assert table_bytes(tmp_path / "many") == table_bytes(tmp_path / "one")
 
 
-@pytest.fixture
-def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Where Ray keeps temporary files: its sockets need a short path."""
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent))))
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray cluster of this machine, which this process is connected to."""
+    ray = pytest.importorskip("ray")
+    with (
+        # Where Ray keeps temporary files: its sockets need a short path.
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent))))
+        ray.init(num_cpus=1, object_store_memory=80 << 20, log_to_driver=False)
         yield
+        ray.shutdown()
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_folder")
+@pytest.mark.usefixtures("cluster")
 def test_ray_gives_the_bytes_of_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +55,7 @@ def test_ray_gives_the_bytes_of_one_process(
     told = list[tuple[int, int]]()
     how: dict[str, Any] = {"settings": QUICK, "device": "cpu"}
     probe_heads(
-        bank, out=tmp_path / "ray", ray="local", on_progress=lambda *at: told.append(at), **how
+        bank, out=tmp_path / "ray", ray="auto", on_progress=lambda *at: told.append(at), **how
     )
     probe_heads(bank, out=tmp_path / "one", **how)
     assert table_bytes(tmp_path / "ray") == table_bytes(tmp_path / "one")
@@ -65,13 +64,13 @@ def test_ray_gives_the_bytes_of_one_process(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_folder")
+@pytest.mark.usefixtures("cluster")
 def test_a_node_that_does_not_see_the_bank_is_named(tmp_path: Path) -> None:
     bank = bank_for(two_tasks(), tmp_path / "bank")
     assert [*bank.tasks] == ["three", "two"]  # read, here
     shutil.move(bank.folder, tmp_path / "elsewhere")
     with pytest.raises(PyengineError, match="every node must see the bank"):
-        probe_heads(bank, out=tmp_path / "r", ray="local", device="cpu")
+        probe_heads(bank, out=tmp_path / "r", ray="auto", device="cpu")
 
 
 def test_ray_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

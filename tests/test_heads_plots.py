@@ -168,13 +168,26 @@ def test_n_curves_are_means_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
         plot_n_curves(results(concats=False), "x.png")
 
 
-def test_a_decoder_begins_where_cross_attention_was_probed(monkeypatch: pytest.MonkeyPatch) -> None:
-    cross = [row(location="cross", layer=2, head=head) for head in range(N_HEADS)]
-    assert decoder_start(results()) is None and decoder_start(results(*cross)) == 2
-    left = painted(
-        monkeypatch, lambda: plot_head_scores(results(*cross), "TREC", "x.png", "cross")
-    ).axes[0]
-    assert cells(left).shape == (1, N_HEADS)
+def test_a_line_parts_the_decoder_from_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    above = {"layer": 5, "stack": "decoder", "pooling": "last"}
+    found = results(*(row(location="cross", head=head, **above) for head in range(N_HEADS)))
+    assert decoder_start(results().table) is None and decoder_start(found.table) == 5
+    cross = painted(monkeypatch, lambda: plot_head_scores(found, "TREC", "x.png", "cross")).axes[0]
+    assert cells(cross).shape == (1, N_HEADS) and cross.get_ylabel() == "layer"
+    found = results(*(row(head=head, **above) for head in range(N_HEADS)))
+    left = painted(monkeypatch, lambda: plot_head_scores(found, "TREC", "x.png")).axes[0]
+    borders = [line for line in left.get_lines() if line.get_marker() != "x"]
+    assert {float(np.asarray(line.get_ydata())[0]) for line in borders} == {N_LAYERS - 0.5}
+    assert left.get_ylabel() == "layer  (decoder from 5 on)"
+    assert "first (encoder), last (decoder)" in TaskScores.of(found, "TREC").described
+
+
+def test_tasks_without_heads_are_left_out(tmp_path: Path) -> None:
+    found = results(*layer_rows(("MR",)))
+    drawn = plot_heads(found, tmp_path)
+    assert [path.stem for path in drawn] == PICTURES
+    with pytest.raises(PyengineError, match="no results with location 'head'"):
+        plot_heads(found, tmp_path, tasks=["MR"])
 
 
 def test_ticks_have_room() -> None:

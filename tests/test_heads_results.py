@@ -1,8 +1,5 @@
 """The table of results: appended to by many, the same bytes in any order; and what it answers."""
 
-import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from heads_results_helpers import (
     row,
     table,
 )
+from patience import in_processes
 
 from pyengine.errors import PyengineError
 from pyengine.heads.bests import bests
@@ -27,7 +25,6 @@ from pyengine.heads.results import HeadResults
 from pyengine.heads.results_table import CONCATS, PROBES, append, read
 from pyengine.heads.summary import missing, n_best
 
-HERE = Path(__file__).parent
 N_WRITERS, N_ROWS = 3, 4
 
 
@@ -75,23 +72,30 @@ def test_threads_lose_no_row(tmp_path: Path) -> None:
     assert read(tmp_path).num_rows == N_WRITERS * N_ROWS
 
 
-@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_lose_no_row(tmp_path: Path) -> None:
-    code = (
-        "import sys; from heads_results_helpers import *\n"
-        f"for i in range({N_ROWS}):\n"
-        "    append(sys.argv[1], table([row(layer=int(sys.argv[2]), head=i)]))"
-    )
-    path = os.pathsep.join(map(str, (HERE, HERE.parent)))
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path), str(i)],
-            env=os.environ | {"PYTHONPATH": path},
-        )
-        for i in range(N_WRITERS)
-    ]
-    assert [one.wait() for one in writers] == [0] * N_WRITERS
+    def write(writer: int) -> None:
+        for i in range(N_ROWS):
+            append(tmp_path, table([row(layer=writer, head=i)]))
+
+    in_processes(write, N_WRITERS)
     assert read(tmp_path).num_rows == N_WRITERS * N_ROWS
+
+
+def test_a_table_that_is_replaced_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers take no lock: they read all of the file that they have opened."""
+    append(tmp_path, table([row(layer=0, head=0)]))
+    read_parquet = pq.read_table
+
+    def meanwhile(source: object) -> pa.Table:
+        monkeypatch.setattr(pq, "read_table", read_parquet)
+        append(tmp_path, table([row(layer=1, head=0)]))
+        return read_parquet(source)
+
+    monkeypatch.setattr(pq, "read_table", meanwhile)
+    assert [read(tmp_path).num_rows for _ in range(2)] == [1, 2]
 
 
 def test_a_write_that_fails_leaves_the_table(

@@ -206,6 +206,7 @@ def test_what_cannot_be_done_is_refused_before_the_work(bank: HeadBank, tmp_path
         ({"layers": [0, 9]}, "no layer 9; it has: 0, 1"),
         ({"probe": "svm"}, "unknown probe 'svm'"),
         ({"seeds": ()}, "at least one seed"),
+        ({"shard": (2, 2)}, "shard 2 of 2 does not exist"),
         ({"probe": "mlp", "settings": QUICK}, "mlp has hidden >= 1, not 0"),
         ({"settings": ProbeSettings(hidden=3)}, "logistic has hidden 0, not 3"),
     ]

@@ -1,6 +1,5 @@
-"""Banks in shards, interrupted, by ranks and by Ray: the same bytes, or one clear line."""
+"""Banks in shards, interrupted and by ranks: the same bytes, or one clear line."""
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from heads_helpers import SMALL, bank_hashes, damage, extracted, small_tasks, split_task, tiny
 from patience import kill_often
 from rank_helpers import contents, one_rank
@@ -192,17 +190,4 @@ def test_ranks_share_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         **SMALL,
     )
     assert seen[-1] == (found.record["n_tokens"],) * 2
-    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_ray_shares_the_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
-    from pyengine.scale.on_ray import run_on_ray
-
-    extracted(tmp_path / "whole", "bert")
-    tests = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", f"{tests}{os.pathsep}{tests.parent}")
-    torch.set_num_threads(1)
-    run_on_ray(work("bert"), tmp_path / "run", address="local", n_tasks=3)
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")

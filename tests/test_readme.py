@@ -30,10 +30,10 @@ def test_commands_and_options_exist() -> None:
 
     group = typer.main.get_command(app)
     known = dict(group.commands)  # type: ignore[attr-defined]
-    for name in ("neurons", "shortcuts"):
+    for name in ("heads", "neurons", "shortcuts"):
         known |= {f"{name} {part}": command for part, command in known.pop(name).commands.items()}
     lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
-    pattern = r"pyengine ((?:neurons |shortcuts )?\w+)([^#&|]*)"
+    pattern = r"pyengine ((?:heads |neurons |shortcuts )?\w+)([^#&|]*)"
     calls = [match for line in lines for match in re.findall(pattern, line)]
     assert len(calls) > 10
     for name, rest in calls:

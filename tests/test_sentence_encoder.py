@@ -148,23 +148,34 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PyengineError, match="holds no sentence encoder"):
         SentenceEncoder.load(tmp_path)
     path = tmp_path / "sentence_encoder.json"
-    for text, message in (("{", "damaged"), ("{}", "damaged"), ('{"format": 9}', "version")):
+    for text, message in (
+        ("{", "damaged"),
+        ("{}", "damaged"),
+        ('{"format": 1}', "damaged"),
+        ('{"format": 9}', "version"),
+    ):
         path.write_text(text)
         with pytest.raises(PyengineError, match=message):
             SentenceEncoder.load(tmp_path)
 
 
 def test_the_best_heads_of_results(tmp_path: Path) -> None:
-    append(tmp_path, table(head_rows(pooling="mean")))
-    results, model = HeadResults.open(tmp_path), tiny("bert", num_attention_heads=4)
+    model = tiny("bert", num_attention_heads=4)
+    other = head_rows(pooling="first", bank="c" * 64)  # of the same heads, pooled otherwise
+    append(tmp_path, table(head_rows(pooling="mean", model=model.name)))
+    results = HeadResults.open(tmp_path)
     encoder = SentenceEncoder.from_results(model, results, "TREC", 3)
     assert list(encoder.heads) == results.ranked("TREC", 3)
     assert encoder.pooling == {"encoder": "mean"}
     with pytest.raises(PyengineError, match="no heads were concatenated"):
         SentenceEncoder.from_results(model, results, "TREC")
-    append(tmp_path, table(concat_rows(ns=(1, 4)), CONCATS), CONCATS)
+    append(tmp_path, table([one | {"model": model.name} for one in other]))
+    append(tmp_path, table(concat_rows(ns=(1, 4), model=model.name), CONCATS), CONCATS)
     best = SentenceEncoder.from_results(model, HeadResults.open(tmp_path), "TREC")
     assert best.heads == ((0, 0), (0, 1), (0, 2), (0, 3))
+    assert best.pooling == {"encoder": "mean"}
+    with pytest.raises(PyengineError, match=r"no results with model 'GPT2LMHeadModel'.*BertFor"):
+        SentenceEncoder.from_results(tiny("gpt2"), results, "TREC", 3)
 
 
 def test_stacks_keep_their_poolings(tmp_path: Path) -> None:
@@ -172,8 +183,9 @@ def test_stacks_keep_their_poolings(tmp_path: Path) -> None:
         {"layer": 1, "pooling": "mean", "dev": 70.0},
         {"layer": 3, "pooling": "first", "dev": 60.0},
     ]
-    append(tmp_path, table([row(**place) for place in places]))
-    encoder = SentenceEncoder.from_results(tiny("t5"), HeadResults.open(tmp_path), "TREC", 2)
+    model = tiny("t5")
+    append(tmp_path, table([row(**place, model=model.name) for place in places]))
+    encoder = SentenceEncoder.from_results(model, HeadResults.open(tmp_path), "TREC", 2)
     assert encoder.heads == ((1, 0), (3, 0))
     assert encoder.pooling == {"encoder": "mean", "decoder": "first"}
 

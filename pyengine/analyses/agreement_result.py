@@ -82,12 +82,13 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a Parquet file.
+    """Read a Parquet file; if it is replaced meanwhile, all of the old one.
 
     Raises:
         PyengineError: if it is damaged.
     """
     try:
-        return pq.read_table(path)
+        with path.open("rb") as file:  # by its name it would be opened twice
+            return pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise PyengineError(f"{path} is damaged or not Parquet: {error}") from error

@@ -52,7 +52,7 @@ def tokenized(
         store = tokenize(
             corpus, model.tokenizer, max_tokens=room, cache_dir=cache_dir, progress=on_tokenized
         )
-    _check_ids(model, store.tokens)
+    check_ids(model, store.tokens)
     return store
 
 
@@ -71,7 +71,7 @@ def tokenized_ahead(
     )
     with closing(stores):
         for store in stores:
-            _check_ids(model, store.tokens[n_checked:])
+            check_ids(model, store.tokens[n_checked:])
             n_checked = store.n_tokens
             yield store
 
@@ -85,7 +85,12 @@ def _room(model: Model, bos: bool) -> int:
     return model.max_positions - len(model.special_tokens(bos))
 
 
-def _check_ids(model: Model, tokens: np.ndarray) -> None:
+def check_ids(model: Model, tokens: np.ndarray) -> None:
+    """Refuse tokens that a model lacks.
+
+    Raises:
+        PyengineError: naming the largest.
+    """
     if len(tokens) and (top := int(tokens.max())) >= model.vocab_size:
         raise PyengineError(
             f"the corpus holds token id {top}, but {model.name} has only {model.vocab_size}"

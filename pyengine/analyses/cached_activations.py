@@ -11,13 +11,14 @@ from typing import Any
 from pyengine.analyses.analysis_inputs import tokenized
 from pyengine.analyses.cached_activations_pass import CachePass
 from pyengine.analyses.cached_activations_result import CachedActivations
-from pyengine.analyses.cached_activations_run import from_parts, parts_done, run_into_parts
+from pyengine.analyses.cached_activations_run import from_parts, run_into_parts
 from pyengine.analyses.cached_activations_settings import CacheSettings, DiskNeed, token_sites
 from pyengine.batches import shard_blocks
 from pyengine.corpus import Corpus
 from pyengine.errors import PyengineError
 from pyengine.loading import load
 from pyengine.manifest import MANIFEST, describe, describe_corpus
+from pyengine.parts import counting, parts_done
 from pyengine.run import RunFolder, open_run
 from pyengine.site_names import Names
 from pyengine.store import TokenStore
@@ -100,7 +101,7 @@ def cache_activations(
     text = TokenText.of(model.tokenizer)
     text.save(run.path)
     with run.lock(*shard):
-        on_batch = _counting(n_tokens, on_progress)
+        on_batch = counting(n_tokens, on_progress)
         parts = run_into_parts(search, blocks, done, run.path, on_batch)
         found = from_parts(parts, text, run.manifest)
         if shard[1] > 1:
@@ -113,16 +114,3 @@ def _announce(need: DiskNeed, folder: Path, on_need: Callable[[DiskNeed], None] 
     if on_need is not None:
         on_need(need)
     need.check(folder)
-
-
-def _counting(total: int, report: Callable[[int, int], None] | None) -> Callable[[int], None]:
-    """Add up the tokens that are done."""
-    done = 0
-
-    def add(n_tokens: int) -> None:
-        nonlocal done
-        done += n_tokens
-        if report is not None:
-            report(done, total)
-
-    return add

@@ -17,21 +17,9 @@ from pyengine.analyses.cached_activations_result import (
 )
 from pyengine.analyses.prediction_tables import Groups
 from pyengine.cache_files import write_tensors
-from pyengine.parts import FOLDER, Part, find_parts, finish_part, part_path
+from pyengine.parts import FOLDER, Part, finish_part, part_path
 from pyengine.store import TokenStore
 from pyengine.token_text import TokenText
-
-
-def parts_done(folder: Path, blocks: range) -> dict[int, Part]:
-    """Find the blocks that a run directory holds already, checked.
-
-    Raises:
-        PyengineError: if one is damaged.
-    """
-    done = {part.block: part for part in find_parts(folder) if part.block in blocks}
-    for part in done.values():
-        part.check()
-    return done
 
 
 def run_into_parts(

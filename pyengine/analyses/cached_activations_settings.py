@@ -22,6 +22,10 @@ SAVE_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": t
 BLOCK_BYTES = {"cpu": 1 << 28, "cuda": 1 << 30}
 LEAST_BLOCK_TOKENS = 512
 
+# What a row of what is kept is of; what there may be less of where the rows take too much room.
+TOKENS, SENTENCES = "tokens", "sentences"
+_FEWER = {TOKENS: "units (--max-units) or sites", SENTENCES: "tasks or locations"}
+
 
 @dataclass(frozen=True)
 class CacheSettings:
@@ -99,23 +103,27 @@ class DiskNeed:
     """What a pass will write.
 
     Attributes:
-        n_tokens: content tokens of all blocks asked for.
+        size: tokens, or sentences, of all blocks asked for.
         n_bytes: of all of them.
         left: bytes of the blocks that are not there yet.
         free: bytes that the file system has.
+        unit: what `size` counts, `tokens` or `sentences`.
     """
 
-    n_tokens: int
+    size: int
     n_bytes: int
     left: int
     free: int
+    unit: str = TOKENS
 
     @classmethod
-    def of(cls, folder: Path, token_bytes: int, n_tokens: int, n_left: int) -> "DiskNeed":
-        """Compute the need of some content tokens, of which `n_left` are not written yet."""
+    def of(
+        cls, folder: Path, unit_bytes: int, size: int, n_left: int, unit: str = TOKENS
+    ) -> "DiskNeed":
+        """Compute the need of some tokens or sentences, of which `n_left` are not written yet."""
         at = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(at).free
-        return cls(n_tokens, n_tokens * token_bytes, n_left * token_bytes, free)
+        return cls(size, size * unit_bytes, n_left * unit_bytes, free, unit)
 
     def check(self, folder: Path) -> None:
         """Refuse what does not fit.
@@ -126,7 +134,7 @@ class DiskNeed:
         if self.left > self.free:
             raise PyengineError(
                 f"{folder} would need {size_text(self.left)} more, and its file system has "
-                f"{size_text(self.free)} left; take fewer units (--max-units) or sites, a smaller "
+                f"{size_text(self.free)} left; take fewer {_FEWER[self.unit]}, a smaller "
                 "--save-dtype, or another file system"
             )
 

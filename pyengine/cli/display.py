@@ -38,7 +38,6 @@ STAGE_UNITS = {
     "reading": "bytes",
     "reading activations": "layers",
     "probing": "probes",
-    "encoding": "sentences",
     "checking": "facts",
     "facts": "prompts",
     "all facts": "facts",

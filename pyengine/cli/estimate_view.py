@@ -16,7 +16,7 @@ STEPS = ((86_400, "d"), (3600, "h"), (60, "min"))
 def print_estimate(estimate: "Estimate", as_json: bool) -> None:
     """Print an estimate on stdout, as a table or as JSON."""
     if as_json:
-        print(json.dumps(_figures(estimate)))
+        print(json.dumps(figures(estimate)))
         return
     e, plan = estimate, estimate.plan
     corpus = f"{e.size:,} {e.unit}" + ("" if e.n_units is None else f" in {e.n_units:,} units")
@@ -55,7 +55,8 @@ def duration(seconds: float) -> str:
     raise AssertionError(seconds)
 
 
-def _figures(estimate: "Estimate") -> dict[str, object]:
+def figures(estimate: "Estimate") -> dict[str, object]:
+    """Return what `--json` prints of an estimate."""
     plan = estimate.plan
     found = {name: value for name, value in vars(estimate).items() if name != "plan"}
     return found | {

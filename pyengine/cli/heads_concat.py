@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyengine.heads.concat_table import Point
     from pyengine.heads.results import HeadResults
 
-BAR = 24  # characters
+BAR = 18  # characters
 
 
 def concat(
@@ -100,7 +100,7 @@ def concat(
     print_curve(points, rows.slice(0, 1).to_pylist()[0], widest)
     err.print(
         f"next: pyengine heads encode MODEL TEXTS --results {results} --task {task} "
-        "--out vectors.safetensors"
+        f"{'' if location == 'head' else f'--location {location} '}--out vectors.safetensors"
     )
 
 
@@ -117,7 +117,7 @@ def print_curve(points: "list[Point]", row: dict[str, Any], as_wide: int | None)
     metric, task = row["metric"], row["task"]
     floor = row["majority"] if metric == "accuracy" else 0.0
     most = max(point.test for point in points) - floor
-    marks = {as_wide: "as wide as the model"} if as_wide else {}
+    marks = {as_wide: "model's width"} if as_wide else {}
     top = best(points).n
     on = "test" if points[0].dev != points[0].dev else "dev"
     table = columns("n", "width", "dev", "test", "", "", left=("",))

@@ -14,6 +14,7 @@ from pyengine.errors import Interrupted, PyengineError
 if TYPE_CHECKING:
     import numpy as np
 
+    from pyengine.heads.results import HeadResults
     from pyengine.heads.sentence_encoder import SentenceEncoder
 
 FORMATS = (".safetensors", ".npy")
@@ -46,7 +47,7 @@ def encode(
         str, typer.Option(help="With --heads: auto, first, last, mean or pad.")
     ] = "auto",
     location: Annotated[
-        str, typer.Option(help="With --heads: head, cross, block, ffn or neurons.")
+        str, typer.Option(help="Where they are read: head, cross, block, ffn or neurons.")
     ] = "head",
     normalize: Annotated[
         bool, typer.Option("--normalize", help="Scale vectors to length 1.")
@@ -83,7 +84,8 @@ def encode(
     if saved:
         encoder = _saved(source, device, normalize)
     elif results is not None:
-        encoder = _best(source, load_settings, results, where, task, n, normalize)
+        asked = {"n": n, "location": location, "normalize": normalize}
+        encoder = _best(source, load_settings, open_results(results, where), task, asked)
     else:
         how = {"pooling": pooling, "location": location, "normalize": normalize}
         encoder = _by_hand(source, load_settings, parse_heads(str(heads)), how)
@@ -126,7 +128,7 @@ def _check_usage(texts: Path | None, vectors: Path | None, save: Path | None) ->
 
 
 def _is_encoder(source: str) -> bool:
-    from pyengine.heads.sentence_encoder import DESCRIPTION
+    from pyengine.heads.encoder_file import DESCRIPTION
 
     return (Path(source) / DESCRIPTION).is_file()
 
@@ -142,20 +144,16 @@ def _saved(source: str, device: str, normalize: bool) -> "SentenceEncoder":
 def _best(
     source: str,
     load_settings: dict[str, Any],
-    results: Path,
-    where: list[str] | None,
+    results: "HeadResults",
     task: str | None,
-    n: int | None,
-    normalize: bool,
+    asked: dict[str, Any],
 ) -> "SentenceEncoder":
     from pyengine.heads.sentence_encoder import SentenceEncoder
     from pyengine.loading import load
 
     if task is None:
         raise typer.BadParameter("--results needs --task: whose best heads?")
-    found = open_results(results, where)
-    model = load(source, **load_settings)
-    return SentenceEncoder.from_results(model, found, task, n, normalize=normalize)
+    return SentenceEncoder.from_results(load(source, **load_settings), results, task, **asked)
 
 
 def _by_hand(

@@ -1,6 +1,7 @@
 """`pyengine heads extract`: sentence vectors of every head, for all tasks in one pass."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,10 +9,18 @@ import typer
 
 from pyengine.cli import corpus_options as given
 from pyengine.cli.display import err
-from pyengine.cli.schedule import Took, carry_out, say_next, schedule_of, speaks
+from pyengine.cli.schedule import (
+    Took,
+    carry_out,
+    check_whole,
+    estimated,
+    is_other_rank,
+    say_need,
+    say_next,
+    schedule_of,
+)
 
 if TYPE_CHECKING:
-    from pyengine.analyses.cached_activations_settings import DiskNeed
     from pyengine.heads.bank import HeadBank
     from pyengine.scale.work import Work
 
@@ -64,9 +73,7 @@ def extract(
         ),
     ] = None,
     allow_mixed: given.AllowMixedOption = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be read and written; no run.")
-    ] = False,
+    dry_run: given.DryRunOption = False,
     batch_tokens: given.BatchTokensOption = None,
     block_tokens: given.BlockTokensOption = None,
     threads: given.ThreadsOption = None,
@@ -104,10 +111,11 @@ def extract(
         err.print(f"note: {note}")
     work = Work(extract_heads, model, read, (), settings, load_settings)
     if dry_run:
-        if speaks():
+        check_whole(how)
+        if not is_other_rank():
             _say_plan(work, run, as_json)
         return
-    found, took = carry_out(work, run, how, "extracting", lambda _: {"on_need": say_room})
+    found, took = carry_out(work, run, how, "extracting", lambda _: {"on_need": say_need})
     _report(found, run, took)
     from pyengine.cli.heads_extract_view import bank_summary, print_bank
 
@@ -118,34 +126,27 @@ def extract(
     say_next(how, lambda: f"pyengine heads probe {run} --out RESULTS   or: pyengine show {run}")
 
 
-def say_room(need: "DiskNeed") -> None:
-    """Say how much vectors will take of a file system."""
-    from pyengine.analyses.cached_activations_settings import size_text
-
-    each = size_text(need.n_bytes / max(need.n_tokens, 1))
-    resumed = "" if need.left == need.n_bytes else f", {size_text(need.left)} of it still to write"
-    err.print(
-        f"{need.n_tokens:,} sentences × {each} = {size_text(need.n_bytes)}{resumed}; "
-        f"{size_text(need.free)} free"
-    )
-
-
 def _say_plan(work: "Work", run: Path, as_json: bool) -> None:
-    """Print what a run would read, and the room that it would take."""
+    """Print what a run would read, the room that it would take, and how long that would be."""
+    from pyengine.cli.estimate_view import figures, print_estimate
     from pyengine.cli.heads_extract_view import print_bank, summary
-    from pyengine.heads.extract_settings import ExtractSettings, check_room
+    from pyengine.heads.extract_settings import ExtractSettings
 
     model = work.load()
     settings = ExtractSettings.checked(model, **work.settings)
-    sentences: Any = work.tokenized(model).corpus
+    work = replace(work, model=model).tokenized(model)
+    sentences: Any = work.corpus
     need = settings.need(run, len(sentences), len(sentences))
     found = summary(sentences.tasks, sentences.describe(), settings.question())
-    if as_json:
-        print(json.dumps(found | {"free": need.free}))
-    else:
+    if not as_json:
         print_bank(found)
-        say_room(need)
-    check_room(need, run)
+        say_need(need)
+    need.check(run)
+    estimate = estimated(work)
+    if as_json:
+        print(json.dumps(found | {"free": need.free} | figures(estimate)))
+    else:
+        print_estimate(estimate, as_json)
 
 
 def _report(found: "HeadBank", run: Path, took: Took) -> None:

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyengine.cli import corpus_options as given
-from pyengine.cli.display import columns, err, number, out, progress
+from pyengine.cli.display import columns, err, out, progress
 from pyengine.cli.heads_encode import parse_heads
 from pyengine.cli.heads_options import WhereOption, open_results
-from pyengine.cli.heads_results_view import PLACES
+from pyengine.cli.heads_results_view import read_from, score, spread
 from pyengine.errors import Interrupted
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 N_SEEDS = 5
+PARTS = ("dev", "test")
 
 
 def finetune(
@@ -119,31 +120,25 @@ def finetune(
 
 def print_seeds(found: "pa.Table") -> None:
     """Print a row per seed and metric, then means with standard deviations."""
-    import numpy as np
+    from pyengine.heads.finetune_table import finetune_means
 
     rows = found.to_pylist()
     table = columns("seed", "metric", "dev", "test", left=("metric",))
     for row in rows:
-        scores = (_score(row[part], row["metric"]) for part in ("dev", "test"))
+        scores = (score(row[part], row["metric"]) for part in PARTS)
         table.add_row(str(row["seed"]), row["metric"], *scores)
-    for metric in dict.fromkeys(row["metric"] for row in rows):
-        own = [[row[part] for row in rows if row["metric"] == metric] for part in ("dev", "test")]
-        if len(own[0]) > 1:
-            both = [(float(np.mean(x)), float(np.std(x, ddof=1))) for x in own]
-            cells = [" ± ".join(_score(value, metric) for value in pair) for pair in both]
-            table.add_row("mean", metric, *cells)
+    for row in finetune_means(found).to_pylist():
+        if row["n_seeds"] > 1:
+            both = (spread(row[part], row[f"{part}_sd"], row["metric"]) for part in PARTS)
+            table.add_row("mean", row["metric"], *both)
     out.print(table)
     first = rows[0]
-    what = f"{len(first['heads'])} heads" if first["heads"] else f"block {first['layer']}"
     majority = "" if first["majority"] != first["majority"] else f", majority {first['majority']}"
     out.print(
-        f"{first['task']} from {what} of {first['model']}, width {first['width']}{majority}",
+        f"{first['task']} from {read_from(first)} of {first['model']}, width {first['width']}"
+        f"{majority}",
         style="dim",
     )
-
-
-def _score(value: float, metric: str) -> str:
-    return number(value, PLACES.get(metric, PLACES["pearson"]))
 
 
 def _records(found: "pa.Table") -> list[dict[str, Any]]:

@@ -61,9 +61,7 @@ def open_results(path: Path, where: list[str] | None) -> "HeadResults":
 
 def _whole_value(results: "HeadResults", name: str, begin: str) -> object:
     """Return the only value of a column that is written so, or begins so; else what was given."""
-    if name not in results.table.column_names:
-        return begin  # refused with the columns that there are
-    known = set(results.table[name].to_pylist())
+    known = results.known(name)
     exact = [value for value in known if str(value) == begin]
     begun = exact or [value for value in known if str(value).startswith(begin)]
     return begun[0] if len(begun) == 1 else begin

@@ -120,7 +120,12 @@ def probe(
         print(json.dumps({"results": str(results), "bests": rows}))
         return
     print_bests(rows)
-    err.print(f"next: pyengine heads show {results}   or: pyengine heads concat {bank} {results}")
+    with_probe = "" if kind == "logistic" else f" --probe {kind}"
+    first = rows[0]["task"] if rows else "TASK"
+    err.print(
+        f"next: pyengine heads show {results}   or: pyengine heads concat {bank} {results} "
+        f"--task {first}{with_probe}"
+    )
 
 
 def _settings(senteval: bool, kind: str, hidden: int | None, dropout: float) -> "ProbeSettings":

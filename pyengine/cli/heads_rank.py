@@ -51,7 +51,7 @@ def rank(
 def _rows(
     found: "HeadResults", task: str, location: str, ranked: list[tuple[int, int]]
 ) -> list[dict[str, Any]]:
-    from pyengine.heads.places import CROSS, HEAD
+    from pyengine.heads.places import WITH_HEADS
 
     names = ("dev", "test", "control", "selectivity", "collapsed", "majority", "chance")
     scores = {name: found.scores(task, location, name) for name in names}
@@ -59,6 +59,6 @@ def _rows(
     for i, (layer, head) in enumerate(ranked):
         values = {name: float(scores[name][layer, head]) for name in names}
         known = {name: None if value != value else value for name, value in values.items()}
-        at = {"layer": layer, "head": head if location in (HEAD, CROSS) else None}
+        at = {"layer": layer, "head": head if location in WITH_HEADS else None}
         rows.append({"rank": i + 1, **at, **known, "collapsed": values["collapsed"] > 0})
     return rows

@@ -36,6 +36,19 @@ def place(row: Row) -> str:
     return f"{name}, whole" if is_whole(row) else name
 
 
+def read_from(row: Row) -> str:
+    """Write what a fine-tuning reads: `block 11 (last)`, `12 heads`."""
+    if row["heads"]:
+        return f"{len(row['heads'])} heads"
+    return f"block {row['layer']} ({row['representation']})"
+
+
+def spread(mean: float, deviation: float | None, metric: str) -> str:
+    """Write a mean over seeds and its standard deviation; of one seed the score alone."""
+    values = [mean] if deviation is None else [mean, deviation]
+    return " ± ".join(score(value, metric) for value in values)
+
+
 def score(value: float | None, metric: str) -> str:
     """Write an accuracy as `83.60`, a correlation as `0.652`, an unknown one as `–`."""
-    return number(value, PLACES[metric])
+    return number(value, PLACES.get(metric, PLACES["pearson"]))

@@ -1,4 +1,4 @@
-"""`pyengine heads show`: the paper's table of what layers and heads score."""
+"""`pyengine heads show`: the paper's table of what layers and heads score; fine-tunings."""
 
 import itertools
 import json
@@ -9,10 +9,11 @@ import typer
 
 from pyengine.cli.display import columns, err, out
 from pyengine.cli.heads_options import ResultsArgument, WhereOption, open_results
-from pyengine.cli.heads_results_view import score
+from pyengine.cli.heads_results_view import read_from, score, spread
 from pyengine.cli.options import JsonOption
 
 Row = dict[str, Any]
+COSINE = "cosine"  # the probe of tasks that nothing is trained for
 
 
 def show(
@@ -26,37 +27,71 @@ def show(
 ) -> None:
     """Show what the last layer, the best one, the best head and the best heads together score.
 
-    Layers and heads are chosen on dev, scores are on test.
+    Layers and heads are chosen on dev, scores are on test. Below stands what was fine-tuned.
 
     Example: pyengine heads show runs/results
     """
-    from pyengine.heads.results import ALIKE
     from pyengine.heads.summary import missing
 
     found = open_results(results, where)
     for name in task or ():
         found.where(task=name)  # refused with the tasks that there are
     rows = [row for row in found.summary().to_pylist() if not task or row["task"] in task]
+    tuned = [row for row in found.finetuned().to_pylist() if not task or row["task"] in task]
     if as_json:
-        print(json.dumps([_known(row) for row in rows]))
+        known = {"probes": [*map(_known, rows)], "finetunes": [*map(_known, tuned)]}
+        print(json.dumps(known))
         return
-    ways = [list(of) for _, of in itertools.groupby(rows, lambda row: [row[n] for n in ALIKE])]
-    titles = Counter(map(_title, (of[0] for of in ways)))
-    for of in ways:
-        _print_way(of, told=titles[_title(of[0])] > 1)
+    tables = _tables(rows)
+    titles = Counter(map(_title, tables))
+    for of in tables:
+        _print_table(of, told=titles[_title(of)] > 1)
+    for _, group in itertools.groupby(sorted(tuned, key=_trained_alike), _trained_alike):
+        _print_tuned(list(group))
     for line in missing(rows, results):
         err.print(line, style="dim")
 
 
-def _title(row: Row) -> str:
-    return f"{row['model']}, {row['probe']}; on test"
+def _tables(rows: list[Row]) -> list[list[Row]]:
+    """Put rows together that one run of `heads probe` makes, each task once."""
+    found: list[list[Row]] = []
+    for row in rows:
+        fitting = (table for table in found if all(_together(row, other) for other in table))
+        table = next(fitting, None)
+        if table is None:
+            found.append([row])
+        else:
+            table.append(row)
+    return [sorted(table, key=lambda row: row["task"].lower()) for table in found]
 
 
-def _print_way(rows: list[Row], told: bool) -> None:
-    """Print the rows of one way; where its title stands elsewhere too, with what tells it apart."""
-    out.print(_title(rows[0]), style="bold")
+def _together(one: Row, other: Row) -> bool:
+    """Whether two rows may stand in one table: scores are trained otherwise than classes."""
+    same = all(one[name] == other[name] for name in ("model", "bank"))
+    if not same or one["task"] == other["task"]:
+        return False
+    if COSINE in (one["probe"], other["probe"]):
+        return True
+    alike = one["settings"] == other["settings"] or one["metric"] != other["metric"]
+    return alike and one["probe"] == other["probe"]
+
+
+def _title(rows: list[Row]) -> str:
+    first = _trained(rows)
+    return f"{first['model']}, {first['probe']}; on test"
+
+
+def _trained(rows: list[Row]) -> Row:
+    """Return a row that says how probes were trained, if there is one."""
+    return min(rows, key=lambda row: row["probe"] == COSINE)
+
+
+def _print_table(rows: list[Row], told: bool) -> None:
+    """Print rows; where their title stands elsewhere too, with what tells them apart."""
+    out.print(_title(rows), style="bold")
     if told:
-        out.print(f"bank {rows[0]['bank'][:8]}; {rows[0]['settings']}", style="dim")
+        first = _trained(rows)
+        out.print(f"bank {first['bank'][:8]}; {first['settings']}", style="dim")
     table = columns(
         *("task", "last layer", "best layer", "best head", "n heads", "majority", "chance"),
         left=("task",),
@@ -78,6 +113,23 @@ def _print_way(rows: list[Row], told: bool) -> None:
         if row["n_collapsed"]:
             share = f"{row['n_collapsed']} of {row['n_heads']} heads"
             out.print(f"{row['task']}: {share} have collapsed", style="dim")
+
+
+def _trained_alike(row: Row) -> tuple[str, int, float]:
+    return row["model"], row["epochs"], row["learning_rate"]
+
+
+def _print_tuned(rows: list[Row]) -> None:
+    model, epochs, rate = _trained_alike(rows[0])
+    how = f"{epochs} epoch{'s' * (epochs > 1)}, {rate:g}"
+    out.print(f"{model}, fine-tuned ({how}); mean ± deviation over seeds", style="bold")
+    named = ("task", "from", "metric")
+    table = columns(*named, "seeds", "dev", "test", left=named)
+    for row in rows:
+        metric = row["metric"]
+        cells = (spread(row[part], row[f"{part}_sd"], metric) for part in ("dev", "test"))
+        table.add_row(row["task"], read_from(row), metric, str(row["n_seeds"]), *cells)
+    out.print(table)
 
 
 def _head(row: Row) -> str | None:

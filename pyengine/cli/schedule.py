@@ -18,6 +18,7 @@ from pyengine.scale.schedule import Schedule, in_ranks
 
 if TYPE_CHECKING:
     from pyengine.analyses.cached_activations_settings import DiskNeed
+    from pyengine.estimates import Estimate
     from pyengine.memory_plan import MemoryPlan
     from pyengine.scale.work import Report, Work
 
@@ -72,7 +73,7 @@ def carry_out(
     Raises:
         typer.Exit: on every rank but the first, once the result is complete.
     """
-    if _is_other_rank():
+    if is_other_rank():
         _hush()
         schedule.carry_out(work, run, everywhere=False)
         raise typer.Exit
@@ -163,32 +164,46 @@ def _say_ready(plan: "MemoryPlan", need: "DiskNeed | None") -> None:
 
 
 def say_need(need: "DiskNeed") -> None:
-    """Say how much activations will take of a file system."""
+    """Say how much a pass will take of a file system."""
     from pyengine.analyses.cached_activations_settings import size_text
 
-    per_token = size_text(need.n_bytes / max(need.n_tokens, 1))
+    each = size_text(need.n_bytes / max(need.size, 1))
     resumed = "" if need.left == need.n_bytes else f", {size_text(need.left)} of it still to write"
     err.print(
-        f"{need.n_tokens:,} tokens × {per_token} = {size_text(need.n_bytes)}{resumed}; "
+        f"{need.size:,} {need.unit} × {each} = {size_text(need.n_bytes)}{resumed}; "
         f"{size_text(need.free)} free"
     )
 
 
 def say_estimate(work: "Work", schedule: Schedule, as_json: bool) -> None:
-    """Print what a piece of work would take, found on samples; in ranks the first one does.
+    """Print what a piece of work would take; in ranks the first one does.
+
+    Raises:
+        typer.BadParameter: for one shard of several.
+    """
+    from pyengine.cli.estimate_view import print_estimate
+
+    check_whole(schedule)
+    if not is_other_rank():
+        print_estimate(estimated(work), as_json)
+
+
+def check_whole(schedule: Schedule) -> None:
+    """Refuse an estimate of a shard.
 
     Raises:
         typer.BadParameter: for one shard of several.
     """
     if schedule.shard[1] > 1:
         raise typer.BadParameter("an estimate is of the whole corpus: leave the shard out")
-    if _is_other_rank():
-        return
-    from pyengine.cli.estimate_view import print_estimate
+
+
+def estimated(work: "Work") -> "Estimate":
+    """Find on samples what a piece of work would take."""
     from pyengine.estimates import estimate
 
     with err.status("loading") as status:
-        found = estimate(
+        return estimate(
             work,
             work.load(),
             on_tokenized=lambda done, total: status.update(
@@ -196,10 +211,10 @@ def say_estimate(work: "Work", schedule: Schedule, as_json: bool) -> None:
             ),
             on_sample=status.update,
         )
-    print_estimate(found, as_json)
 
 
-def _is_other_rank() -> bool:
+def is_other_rank() -> bool:
+    """Whether this process leaves it to another to speak."""
     return in_ranks() and int(os.environ["RANK"]) > 0
 
 

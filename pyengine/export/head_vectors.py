@@ -41,7 +41,7 @@ def export_bank_parquet(bank: HeadBank, path: Path) -> None:
 def _groups(bank: HeadBank, place: BankPlace, texts: dict[str, np.ndarray]) -> Iterator[pa.Table]:
     vectors = bank.vectors(place.location, place.layer)
     n, n_parts, width = vectors.shape
-    heads = np.arange(n_parts) if place.n_parts > 1 else np.array([-1])
+    heads = np.arange(n_parts) if place.has_heads else np.array([-1])
     step = max(1, GROUP_NUMBERS // place.width)
     for first in range(0, n, step):
         some = vectors[first : first + step]

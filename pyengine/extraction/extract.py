@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyengine.capture import ACTIVATION_MODES
-from pyengine.checks import check_choice, check_count
+from pyengine.checks import check_choice, check_count, check_shard
 from pyengine.competition import EVERY_TOKEN, Competition
 from pyengine.corpus import Corpus
 from pyengine.engine import BATCH_TOKENS, BLOCK_TOKENS, Plan
@@ -145,8 +145,7 @@ def _check(model: Model, activation: str, shard: tuple[int, int], **counts: int)
     check_choice("activation", activation, ACTIVATION_MODES)
     for name, count in counts.items():
         check_count(name, count)
-    if not 0 <= shard[0] < shard[1]:
-        raise PyengineError(f"shard {shard[0]} of {shard[1]} does not exist (they count from 0)")
+    check_shard(*shard)
 
 
 def _specs(model: Model, reducers: Mapping[Any, Sequence[Any]]) -> list[Spec]:

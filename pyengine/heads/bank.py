@@ -21,6 +21,7 @@ from pyengine.heads.bank_files import (
     read_sentences,
 )
 from pyengine.heads.bank_tasks import BankTask
+from pyengine.heads.places import WITH_HEADS
 from pyengine.manifest import COMPARED, DESCRIPTIVE
 from pyengine.run import RunFolder
 
@@ -51,6 +52,11 @@ class BankPlace:
     def name(self) -> str:
         """`head.3`, `block.11`, ..."""
         return f"{self.location}.{self.layer}"
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether its parts are heads; there may be one."""
+        return self.location in WITH_HEADS
 
     @property
     def record(self) -> dict[str, Any]:
@@ -93,8 +99,13 @@ class HeadBank:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of what decides the vectors and the tasks; the same for any shards."""
-        kept = {
+        """SHA-256 of what decides the tasks and the vectors, to the last bit.
+
+        It is the same for any shards, and another one for another device, number of threads or
+        version of a library: results of both may be in one table, but are told apart. Where the
+        bits depend on more (shards that differ in these, memory that ran out), of the files too.
+        """
+        kept: dict[str, Any] = {
             section: {
                 name: value
                 for name, value in self.manifest[section].items()
@@ -103,6 +114,8 @@ class HeadBank:
             for section in COMPARED
             if isinstance(self.manifest[section], dict)
         }
+        if not self.record["exact"]:
+            kept["files"] = self.manifest.get("files")
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
     def place(self, location: str, layer: int) -> BankPlace:
@@ -135,23 +148,32 @@ class HeadBank:
         texts: list[str] = read_sentences(self.folder)["text"].to_pylist()
         return texts
 
-    def vectors(self, location: str, layer: int) -> np.ndarray:
+    def vectors(self, location: str, layer: int, sentences: np.ndarray | None = None) -> np.ndarray:
         """Read the vectors of a place from the files, which are mapped.
 
+        Args:
+            location: `head`, `block`, ...
+            layer: through all stacks.
+            sentences: int64 [n], distinct and ascending: nothing else is read; None: all.
+
         Returns:
-            float32 [n_sentences, n_parts, width // n_parts], in memory of its own.
+            float32 [n, n_parts, width // n_parts], in memory of its own.
 
         Raises:
             PyengineError: if the bank has no such place, or a file is damaged.
         """
         place = self.place(location, layer)
-        found, at = torch.empty((self.n_sentences, place.width)), 0
+        wanted = np.arange(self.n_sentences) if sentences is None else sentences
+        found, first = torch.empty((len(wanted), place.width)), 0
         for path in self.files:
             with open_tensors(path) as file:
                 part = file.get_tensor(place.name)
-                found[at : at + len(part)] = part
-                at += len(part)
-        array: np.ndarray = found.numpy().reshape(self.n_sentences, place.n_parts, -1)
+                begin, end = np.searchsorted(wanted, [first, first + len(part)])
+                own = torch.from_numpy(wanted[begin:end] - first)
+                found[begin:end] = part if len(own) == len(part) else part[own]
+                first += len(part)
+        shape = len(wanted), place.n_parts, place.width // place.n_parts
+        array: np.ndarray = found.numpy().reshape(shape)
         return array
 
     def __repr__(self) -> str:

@@ -94,14 +94,13 @@ def indexed(tasks: Sequence[Task]) -> tuple[list[str], dict[str, BankTask]]:
     for task in tasks:
         if task.name in found:
             raise PyengineError(f"two tasks are called {task.name}; rename one, or leave it out")
-        parts = {name: _indexed(part, numbers) for name, part in task.parts.items()}
+        parts = {name: _indexed(task.in_order(name), numbers) for name in task.parts}
         what = (task.name, task.kind, task.protocol, tuple(task.labels), task.n_scores)
         found[task.name] = BankTask(*what, parts)
     return [*numbers], found
 
 
-def _indexed(examples: Examples, numbers: dict[str, int]) -> BankExamples:
-    part = examples.in_order()
+def _indexed(part: Examples, numbers: dict[str, int]) -> BankExamples:
     sides = [part.first] if part.second is None else [part.first, part.second]
     columns = [
         [numbers.setdefault(text if text.strip() else EMPTY, len(numbers)) for text in side]

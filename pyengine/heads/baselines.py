@@ -40,8 +40,8 @@ def tested(task: BankTask) -> np.ndarray:
 def collapsed(predictions: np.ndarray, test: np.ndarray, share: float) -> np.ndarray:
     """Tell which probes tell nothing apart.
 
-    One has collapsed if all its predictions on test are the same, or if its accuracy there, rounded
-    to two decimals of a percent, is exactly that of the majority class.
+    One has collapsed if all its predictions on test are the same, if one is NaN, or if its accuracy
+    there, rounded to two decimals of a percent, is exactly that of the majority class.
 
     Args:
         predictions: [n_test, H], classes or scores.
@@ -52,7 +52,7 @@ def collapsed(predictions: np.ndarray, test: np.ndarray, share: float) -> np.nda
         bool [H].
     """
     same = (predictions == predictions[:1]).all(0)
-    return same | (np.round(test, 2) == share)
+    return same | np.isnan(predictions).any(0) | (np.round(test, 2) == share)
 
 
 def _targets(task: BankTask, part: str) -> np.ndarray:

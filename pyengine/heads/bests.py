@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pyengine.heads.places import CROSS, HEAD, LOCATIONS
+from pyengine.heads.places import LOCATIONS, WITH_HEADS
 from pyengine.heads.results import HeadResults
 
 # Numbers of a row of the table of results that stand beside a best score.
@@ -29,7 +29,7 @@ def bests(results: HeadResults, tasks: Iterable[str]) -> list[dict[str, Any]]:
         for location in LOCATIONS:
             found += [
                 _best(results, task, location, whole)
-                for whole in ((False, True) if location in (HEAD, CROSS) else (True,))
+                for whole in ((False, True) if location in WITH_HEADS else (True,))
                 if results.has(task, location, whole)
             ]
     return found

@@ -88,8 +88,7 @@ class ChosenHeads:
     def _sized(self, sentences: Sentences, batch_size: int | None) -> ExtractSettings:
         if batch_size is None:
             return self.settings
-        around = len(self.model.special_tokens()) + len(self.settings.appended)
-        longest = int(sentences.store.lengths.max()) + around
+        longest = int(sentences.store.lengths.max()) + self.settings.n_around(self.model)
         return replace(self.settings, batch_tokens=batch_size * longest)
 
     def _joined(self, tensors: dict[str, Tensor]) -> Tensor:

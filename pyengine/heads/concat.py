@@ -159,9 +159,10 @@ class _Joined(HeadBank):
         """The bank's."""
         return self.bank.tasks
 
-    def vectors(self, location: str, layer: int) -> np.ndarray:
-        """Return the heads side by side, [n_sentences, 1, width]."""
-        return self.x[:, : len(self.heads)].reshape(len(self.x), 1, -1)
+    def vectors(self, location: str, layer: int, sentences: np.ndarray | None = None) -> np.ndarray:
+        """Return the heads side by side, [n, 1, width]."""
+        x = self.x if sentences is None else self.x[sentences]
+        return x[:, : len(self.heads)].reshape(len(x), 1, -1)
 
     @property
     def columns(self) -> Row:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyengine.errors import PyengineError
-from pyengine.heads.results import ALIKE
+from pyengine.heads.result_rows import ALIKE
 from pyengine.heads.results_table import MAIN_METRICS
 
 

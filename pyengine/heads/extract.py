@@ -9,18 +9,13 @@ from pyengine.cache_files import write_tensors
 from pyengine.heads.bank import HeadBank
 from pyengine.heads.bank_files import VECTORS, write_tables
 from pyengine.heads.extract_pass import HeadPass
-from pyengine.heads.extract_settings import (
-    LOCATIONS,
-    DiskNeed,
-    ExtractSettings,
-    check_room,
-)
+from pyengine.heads.extract_settings import LOCATIONS, DiskNeed, ExtractSettings
 from pyengine.heads.pooling import Pooling
 from pyengine.heads.sentences import Sentences
 from pyengine.heads.task import Task
 from pyengine.loading import load
 from pyengine.manifest import MANIFEST, describe
-from pyengine.parts import FOLDER, Part, find_parts, finish_part, part_path
+from pyengine.parts import FOLDER, Part, counting, finish_part, part_path, parts_done
 from pyengine.run import RunFolder, open_run
 
 
@@ -49,7 +44,8 @@ def extract_heads(
     Args:
         model: from `pyengine.load`, or what it takes; never changed. T5's decoder reads the same
             text as its encoder, shifted right.
-        tasks: from `pyengine.read_task`; or `Sentences.of` them, for this model and pooling.
+        tasks: from `pyengine.read_task`, whose order decides that of the sentences; or
+            `Sentences.of` them, for this model and pooling.
         out: a run directory; the same call resumes it, block by block.
         locations: `head`, the context of self-attention before its output projection, head by
             head; `cross`, that of T5's cross-attention; `block`, the residual stream after a block
@@ -58,7 +54,8 @@ def extract_heads(
         pooling: `first`, `last` (the last token, special ones included), `mean` (over all tokens,
             special ones included) or `pad` (causal models: token id 0 is put after the sentence,
             and read), or one by each stack's name; `auto` as
-            `pyengine.heads.pooling.pooling_of` says.
+            `pyengine.heads.pooling.pooling_of` says. Causal models read no BOS, whatever their
+            tokenizer adds.
         save_dtype: `float32` (None), `float16` or `bfloat16`, rounded to the nearest (ties to even;
             what is too large for float16 becomes infinite, and is counted).
         activation: `fused`, our kernel computes the coefficients, or `model`, the model's own
@@ -70,7 +67,7 @@ def extract_heads(
         shard: (i, n) takes the i-th of n parts of the sentences, from 0; merge with
             `pyengine merge`.
         on_tokenized: called with (characters done, in all) while the sentences are tokenised.
-        on_need: called with the room that is needed, before the pass; its "tokens" are sentences.
+        on_need: called with the room that is needed, before the pass.
         on_progress: called with (tokens done, in all) after each batch.
 
     Returns:
@@ -84,44 +81,47 @@ def extract_heads(
     how = (locations, pooling, save_dtype, activation, batch_tokens, block_tokens)
     settings = ExtractSettings.checked(model, *how)
     if isinstance(tasks, Sentences):
+        tasks.check_fit(model, settings.n_around(model))
         sentences = tasks
     else:
         sentences = Sentences.of(model, tasks, pooling, on_tokenized)
     search = HeadPass(model, sentences, settings)
     blocks = shard_blocks(len(search.boundaries) - 1, *shard)
-    numerics = {"batch_tokens": settings.batch_tokens, "block_tokens": search.block_tokens}
-    manifest = describe(
-        "heads",
-        settings.question(),
-        {"activation": activation, **numerics},
-        model,
-        sentences.describe(),
-    )
+    manifest = _manifest(search)
     if (folder / MANIFEST).exists() and RunFolder.begin(folder, manifest).complete:
         found: HeadBank = open_run(folder)
         return found
-    done = _parts_done(folder, blocks)
+    done = parts_done(folder, blocks)
     n_units = {block: search.units(block)[1] - search.units(block)[0] for block in blocks}
     n_left = sum(n for block, n in n_units.items() if block not in done)
     # Before the directory is made: other settings would be refused in it.
     need = settings.need(folder, sum(n_units.values()), n_left)
     if on_need is not None:
         on_need(need)
-    check_room(need, folder)
+    need.check(folder)
     run = RunFolder.begin(folder, manifest)
     write_tables(run.path, sentences.table, sentences.tasks)
     with run.lock(*shard):
-        on_batch = _counting(sum(map(search.n_tokens, blocks)), on_progress)
-        on_batch(sum(part.record["n_tokens"] for part in done.values()))
-        parts = [
-            done[block] if block in done else _run_part(search, block, run.path, on_batch)
-            for block in blocks
-        ]
-        bank = from_parts(parts, run.path, run.manifest)
+        on_batch = counting(sum(map(search.n_tokens, blocks)), on_progress)
+        bank = from_parts(
+            _run_into_parts(search, blocks, done, run.path, on_batch), run.path, run.manifest
+        )
         if shard[1] > 1:
             return bank
         bank.write(run)
     return HeadBank.open(run.path, run.manifest)
+
+
+def _manifest(search: HeadPass) -> dict[str, Any]:
+    """Describe the run of a pass."""
+    settings = search.settings
+    numerics = {
+        "activation": settings.activation,
+        "batch_tokens": settings.batch_tokens,
+        "block_tokens": search.block_tokens,
+    }
+    corpus = search.sentences.describe()
+    return describe("heads", settings.question(), numerics, search.model, corpus)
 
 
 def from_parts(
@@ -142,28 +142,22 @@ def from_parts(
     return HeadBank(folder, tuple(part.path(VECTORS) for part in parts), manifest, record)
 
 
-def _parts_done(folder: Path, blocks: range) -> dict[int, Part]:
-    done = {part.block: part for part in find_parts(folder) if part.block in blocks}
-    for part in done.values():
-        part.check()
-    return done
+def _run_into_parts(
+    search: HeadPass,
+    blocks: range,
+    done: dict[int, Part],
+    folder: Path,
+    on_batch: Callable[[int], None],
+) -> list[Part]:
+    """Compute the blocks that are not done and write their files; a kill costs the one at work."""
+    on_batch(sum(part.record["n_tokens"] for part in done.values()))
+    return [
+        done[block] if block in done else _run_part(search, block, folder / FOLDER, on_batch)
+        for block in blocks
+    ]
 
 
 def _run_part(search: HeadPass, block: int, folder: Path, on_batch: Callable[[int], None]) -> Part:
-    """Compute a block and write its files; a kill costs no more."""
     found = search.run(block, on_batch)
-    write_tensors(part_path(folder / FOLDER, block, VECTORS), found.tensors)
-    return finish_part(folder / FOLDER, block, search.units(block), (VECTORS,), found.record)
-
-
-def _counting(total: int, report: Callable[[int, int], None] | None) -> Callable[[int], None]:
-    """Add up the tokens that are done."""
-    done = 0
-
-    def add(n_tokens: int) -> None:
-        nonlocal done
-        done += n_tokens
-        if report is not None:
-            report(done, total)
-
-    return add
+    write_tensors(part_path(folder, block, VECTORS), found.tensors)
+    return finish_part(folder, block, search.units(block), (VECTORS,), found.record)

@@ -11,8 +11,8 @@ from pyengine.analyses.cached_activations_settings import (
     BLOCK_BYTES,
     LEAST_BLOCK_TOKENS,
     SAVE_DTYPES,
+    SENTENCES,
     DiskNeed,
-    size_text,
 )
 from pyengine.capture import ACTIVATION_MODES
 from pyengine.checks import check_choice, check_count
@@ -93,6 +93,10 @@ class ExtractSettings:
         """Tokens put after each sentence; of causal models, which have one stack."""
         return APPENDED.get(next(iter(self.pooling.values())), ())
 
+    def n_around(self, model: Model) -> int:
+        """Return how many tokens are read before and after those of each sentence."""
+        return len(model.special_tokens()) + len(self.appended)
+
     def block_tokens_of(self, sentences: Sentences, device: str) -> int:
         """Return how many tokens make a block: as told, or about as many as its memory takes."""
         if self.block_tokens is not None:
@@ -108,21 +112,7 @@ class ExtractSettings:
 
     def need(self, folder: Path, n_sentences: int, n_left: int) -> DiskNeed:
         """Return what some sentences, of which `n_left` are not written yet, take on the disk."""
-        return DiskNeed.of(folder, self.sentence_bytes, n_sentences, n_left)
-
-
-def check_room(need: DiskNeed, folder: Path) -> None:
-    """Refuse what does not fit.
-
-    Raises:
-        PyengineError: with what would help.
-    """
-    if need.left > need.free:
-        raise PyengineError(
-            f"{folder} would need {size_text(need.left)} more, and its file system has "
-            f"{size_text(need.free)} left; take fewer tasks or locations, --save-dtype float16, or "
-            "another file system"
-        )
+        return DiskNeed.of(folder, self.sentence_bytes, n_sentences, n_left, SENTENCES)
 
 
 def _kept(model: Model, place: Place, pooling: dict[str, str]) -> BankPlace:

@@ -21,7 +21,7 @@ from pyengine.heads.finetune_table import FINETUNES
 from pyengine.heads.finetune_training import FinetuneSettings, build, check_trainable, train
 from pyengine.heads.finetuned import FineTuned
 from pyengine.heads.pooling import APPENDED, pooling_of
-from pyengine.heads.results_table import ACCURACY, PEARSON, SPEARMAN, append, read
+from pyengine.heads.results_table import ACCURACY, PEARSON, SPEARMAN, append, read, short_name
 from pyengine.heads.task import SCORES, Examples, Task
 from pyengine.models import Model
 
@@ -136,7 +136,7 @@ class _Trial:
         """Return the row of each metric."""
         by_part = {part: self._scores(tuned, self.parts[part]) for part in ("dev", "test")}
         same = {
-            "model": self._model_name,
+            "model": short_name(self.model.name),
             "task": self.task.name,
             "representation": self.chosen.name,
             "layer": self.chosen.layer,
@@ -162,7 +162,7 @@ class _Trial:
         if out is None:
             return {}
         same = ("model", "task", "representation", "layer", "pooling", "settings")
-        mine = [self._model_name, self.task.name, self.chosen.name, self.chosen.layer]
+        mine = [short_name(self.model.name), self.task.name, self.chosen.name, self.chosen.layer]
         mine += [self.pooling, self._settings]
         rows = read(out, FINETUNES).to_pylist()
         rows = [row for row in rows if [row[name] for name in same] == mine]
@@ -170,12 +170,6 @@ class _Trial:
             seed: pa.Table.from_pylist([r for r in rows if r["seed"] == seed], FINETUNES.schema)
             for seed in {row["seed"] for row in rows}
         }
-
-    @property
-    def _model_name(self) -> str:
-        """What results of probes call the model: of a local folder its last name."""
-        path = Path(self.model.name)
-        return path.name if path.is_dir() or path.is_absolute() else self.model.name
 
     @property
     def _settings(self) -> str:

@@ -14,6 +14,7 @@ from pyengine.heads.finetune_model import (
     representation_of,
 )
 from pyengine.heads.places import BLOCK, HEAD, places_of
+from pyengine.heads.results_table import short_name
 from pyengine.models import Model
 
 if TYPE_CHECKING:
@@ -37,13 +38,15 @@ def choose(
     Of an encoder-decoder the best layer and the best heads are those of its encoder.
 
     Raises:
-        PyengineError: if that follows neither from results nor from `layer` or `heads`, or one of
-            them is of another representation.
+        PyengineError: if that follows neither from results nor from `layer` or `heads`, one of them
+            is of another representation, or the results are of another model or task.
     """
     check_choice("representation", representation, REPRESENTATIONS)
     _check_used(representation, {BEST: {"layer": layer}, HEADS: {"heads": heads, "n": n}})
     if heads is not None and n is not None:
         raise PyengineError("n is for heads from results; give n or heads, not both")
+    if results is not None:
+        results = results.where(model=short_name(model.name), task=task)
     n_layers = n_read_layers(model)
     if representation == LAST:
         return representation_of(model, LAST, [(n_layers - 1, -1)])

@@ -1,5 +1,8 @@
 """The table of fine-tunings in a results folder: one row per seed and metric."""
 
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 
 from pyengine.heads.results_table import CONCATS, TableFile
@@ -31,3 +34,39 @@ FINETUNES = TableFile(
     ),
     ("model", "task", "representation", "layer", "pooling", "metric", "seed", "settings"),
 )
+
+# What tells fine-tunings apart but for their seeds.
+_ALIKE = ("model", "task", "representation", "layer", "pooling", "metric", "settings")
+
+# Means over seeds; deviations are the samples', null for one seed.
+MEANS = pa.schema(
+    [
+        *(FINETUNES.schema.field(name) for name in _ALIKE[:4]),
+        *(FINETUNES.schema.field(name) for name in ("heads", "width", "pooling", "metric")),
+        ("n_seeds", pa.int32()),
+        *((name, pa.float64()) for name in ("dev", "dev_sd", "test", "test_sd")),
+        *(FINETUNES.schema.field(name) for name in ("epochs", "learning_rate", "majority")),
+        FINETUNES.schema.field("settings"),
+    ]
+)
+
+
+def finetune_means(table: pa.Table) -> pa.Table:
+    """Return one row, `MEANS`, for all seeds of fine-tunings that were made alike.
+
+    Args:
+        table: `FINETUNES`.
+    """
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        groups.setdefault(tuple(row[name] for name in _ALIKE), []).append(row)
+    return pa.Table.from_pylist([rows[0] | _means(rows) for rows in groups.values()], MEANS)
+
+
+def _means(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {"n_seeds": len(rows)}
+    for part in ("dev", "test"):
+        scores = [row[part] for row in rows]
+        found[part] = float(np.mean(scores))
+        found[f"{part}_sd"] = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
+    return found

@@ -56,7 +56,7 @@ class Side(NamedTuple):
 
 
 def outcomes(side: Side, choice: ProbeChoice, seed: int, report: Report) -> list[Outcome]:
-    """Probe some heads for a task; one outcome for each metric that SentEval reports.
+    """Probe some heads for a task; one outcome for each metric.
 
     Args:
         side: the heads and the task.
@@ -136,4 +136,5 @@ def _trained(
     }
     if n_classes is None:
         return probe_scores(side.x, parts, task.n_scores, settings, device, **told)
+    settings = settings.of_task(task.name)
     return probe_classes(side.x, parts, n_classes, task.protocol, settings, device, **told)

@@ -12,6 +12,7 @@ from pyengine.sites import Site, attention_name, block_prefix, coefficient_site,
 # outputs of blocks and of FFNs; FFN coefficients after the non-linearity.
 HEAD, CROSS, BLOCK, FFN, NEURONS = "head", "cross", "block", "ffn", "neurons"
 LOCATIONS = (HEAD, CROSS, BLOCK, FFN, NEURONS)
+WITH_HEADS = (HEAD, CROSS)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """One job: some trials that are trained side by side with one seed, and their rows."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from pyengine.heads.bank_tasks import BankExamples, BankTask
 from pyengine.heads.baselines import chance, majority
 from pyengine.heads.outcomes import Outcome, Report, Side, outcomes
 from pyengine.heads.probe_choice import ProbeChoice
-from pyengine.heads.results_table import SCHEMA
+from pyengine.heads.results_table import SCHEMA, short_name
 from pyengine.heads.task import INNER_K_FOLD, UNSUPERVISED
 from pyengine.heads.trials import Trial
 
@@ -59,7 +58,7 @@ def _side(bank: HeadBank, task: BankTask, trials: tuple[Trial, ...], device: str
         raise PyengineError(f"{bank.folder} is one shard of a bank: merge the shards first")
     x = np.concatenate(
         [
-            bank.vectors(trial.place.location, trial.place.layer)[used].reshape(
+            bank.vectors(trial.place.location, trial.place.layer, used).reshape(
                 len(used), trial.n_parts, trial.width
             )
             for trial in trials
@@ -95,6 +94,7 @@ def _places(trials: tuple[Trial, ...]) -> list[dict[str, Any]]:
     return [
         {
             "location": trial.place.location,
+            "stack": trial.place.stack,
             "layer": trial.place.layer,
             "head": head,
             "width": trial.width,
@@ -113,7 +113,7 @@ def _numbers(outcome: Outcome, i: int) -> dict[str, Any]:
 
 def _same(bank: HeadBank, task: BankTask, choice: ProbeChoice) -> dict[str, Any]:
     return {
-        "model": model_name(bank),
+        "model": short_name(bank.manifest["model"]["name"]),
         "task": task.name,
         "probe": choice.probe_of(task.kind),
         "majority": majority(task),
@@ -133,9 +133,3 @@ def _sizes(task: BankTask) -> dict[str, int]:
     if task.protocol == INNER_K_FOLD:
         sizes = {"train": len(task), "test": len(task)}
     return {f"n_{name}": sizes.get(name, 0) for name in ("train", "dev", "test")}
-
-
-def model_name(bank: HeadBank) -> str:
-    """Return what results call the bank's model: of a local folder its last name."""
-    name: str = bank.manifest["model"]["name"]
-    return Path(name).name if Path(name).is_dir() or Path(name).is_absolute() else name

@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyengine.checks import check_shard
 from pyengine.errors import PyengineError
 from pyengine.heads.bank import HeadBank
 from pyengine.heads.probe_choice import ProbeChoice
 from pyengine.heads.probe_group import Job, run_job
 from pyengine.heads.probe_settings import ProbeSettings
 from pyengine.heads.results import HeadResults
-from pyengine.heads.results_table import CONCATS, append, read
+from pyengine.heads.results_table import append, read
 from pyengine.heads.task import CLASSES
 from pyengine.heads.trials import Trial, grouped, trials_of
 from pyengine.loading import resolve_device
@@ -79,6 +80,7 @@ def probe_heads(
     choice = ProbeChoice.of(probe, settings, seeds, control, _device(device, ray))
     for name in bank.tasks if tasks is None else tasks:
         choice.check_kind(name, bank.task(name).kind)
+    check_shard(*shard)
     mine = trials_of(bank, tasks, locations, layers, whole)[shard[0] :: shard[1]]
     jobs = [*_jobs(bank, mine, choice)]
     done = _Done(read(out), bank, choice)
@@ -88,7 +90,7 @@ def probe_heads(
     run = _here if ray is None else partial(_on_ray, ray)
     for rows in run(bank, left, choice, meter):
         append(out, rows)
-    return HeadResults(read(out), read(out, CONCATS), Path(out))
+    return HeadResults.of(out)
 
 
 def _jobs(bank: HeadBank, trials: list[Trial], choice: ProbeChoice) -> Iterator[Job]:

@@ -1,11 +1,19 @@
 """How a probe is trained: SentEval's settings, with transformer_anatomy's values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pyengine.checks import check_choice, check_count
 from pyengine.errors import PyengineError
+from pyengine.heads.task import SNLI
 
 OPTIMIZERS = {"rmsprop": 0.01, "adam": 0.001}  # with SentEval's learning rates
+
+# What SentEval does otherwise for two of its tasks, whatever the settings.
+OF_TASKS: dict[str, dict[str, Any]] = {
+    SNLI: {"regularisers": (1e-9,), "epoch_size": 1, "max_epochs": 15, "pairs_too": True},
+    "WordContent": {"hidden": 0},
+}
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class ProbeSettings:
             beginning, never reset.
         max_epochs: training also ends at the first look after more epochs than these.
         folds: of cross-validation.
+        pairs_too: a pair (u, v) is read as [u, v, u · v, |u − v|]; False: as [|u − v|, u · v].
         seed: of the initial weights and the minibatches.
     """
 
@@ -35,6 +44,7 @@ class ProbeSettings:
     tenacity: int = 3
     max_epochs: int = 200
     folds: int = 5
+    pairs_too: bool = False
     seed: int = 123
 
     def __post_init__(self) -> None:
@@ -51,6 +61,10 @@ class ProbeSettings:
     @property
     def learning_rate(self) -> float:
         return OPTIMIZERS[self.optimizer]
+
+    def of_task(self, name: str) -> "ProbeSettings":
+        """Return them as SentEval has them for a task: see `OF_TASKS`."""
+        return replace(self, **OF_TASKS.get(name, {}))
 
 
 # What SentEval's own README calls comparable with published results.

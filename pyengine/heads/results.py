@@ -1,6 +1,6 @@
 """What the heads of a model know: the results of probes, to be asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,16 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyengine.errors import PyengineError
-from pyengine.heads.places import BLOCK, CROSS, HEAD
+from pyengine.heads.finetune_table import FINETUNES, finetune_means
+from pyengine.heads.places import BLOCK, HEAD
+from pyengine.heads.result_rows import check_alike, grid, of_parts
 from pyengine.heads.results_table import CONCATS, MAIN_METRICS, PROBES, read
 
-# Rows that differ in one of these were not made alike, and are never averaged. (Stacks of one bank
-# may be pooled differently.)
-ALIKE = ("model", "bank", "probe", "settings")
-PLURALS = dict(zip(ALIKE, ("models", "banks", "probes", "settings"), strict=True))
-
-# What concatenated heads have none of.
-OF_PLACES = ("location", "layer", "head", "width", "pooling")
+# What concatenated heads have none of, and what fine-tunings have.
+OF_PLACES = ("location", "stack", "layer", "head", "width", "pooling")
+OF_FINETUNES = ("model", "task")
 
 
 class LayerScore(NamedTuple):
@@ -41,11 +39,13 @@ class HeadResults:
         table: one row per probe and metric, `results_table.SCHEMA`.
         concats: of concatenated heads, `results_table.CONCATS.schema`; none: no rows.
         folder: where they are.
+        finetunes: of fine-tunings, `finetune_table.FINETUNES.schema`; none: no rows.
     """
 
     table: pa.Table
     concats: pa.Table
     folder: Path
+    finetunes: pa.Table = field(default_factory=FINETUNES.schema.empty_table)
 
     @classmethod
     def open(cls, folder: str | Path) -> "HeadResults":
@@ -54,24 +54,41 @@ class HeadResults:
         Raises:
             PyengineError: if there are no results, or a file is damaged.
         """
-        path = Path(folder)
-        table = read(path)
-        if not (path / PROBES.name).is_file():
+        path, found = Path(folder), cls.of(folder)
+        if not any((path / file.name).is_file() for file in (PROBES, FINETUNES)):
             raise PyengineError(
                 f"{path} holds no results of probes; make some with: "
                 f"pyengine heads probe BANK --out {path}"
             )
-        return cls(table, read(path, CONCATS), path)
+        return found
+
+    @classmethod
+    def of(cls, folder: str | Path) -> "HeadResults":
+        """Read a results folder that may have no results yet."""
+        tables = (read(folder, file) for file in (PROBES, CONCATS, FINETUNES))
+        probes, concats, finetunes = tables
+        return cls(probes, concats, Path(folder), finetunes)
 
     @property
     def tasks(self) -> list[str]:
-        """The names of the tasks, sorted."""
+        """The names of the tasks that were probed, sorted."""
         return sorted(set(self.table["task"].to_pylist()))
 
     @property
     def models(self) -> list[str]:
-        """The names of the models, sorted."""
+        """The names of the models that were probed, sorted."""
         return sorted(set(self.table["model"].to_pylist()))
+
+    def known(self, name: str) -> list[Any]:
+        """Return the values of a column, sorted.
+
+        Raises:
+            PyengineError: for an unknown column.
+        """
+        if name not in PROBES.schema.names:
+            raise PyengineError(f"results have no column {name!r}: {PROBES.schema.names}")
+        tuned = self.finetunes[name].to_pylist() if name in OF_FINETUNES else []
+        return sorted({*self.table[name].to_pylist(), *tuned})
 
     def where(self, **columns: Any) -> "HeadResults":
         """Keep the rows with these values in these columns, as `probe="ridge"`; None: any.
@@ -81,25 +98,28 @@ class HeadResults:
         """
         found = self
         for name, value in columns.items():
-            if name not in PROBES.schema.names:
-                raise PyengineError(f"results have no column {name!r}: {PROBES.schema.names}")
-            known = sorted(set(found.table[name].to_pylist()))
-            found = found if value is None else found.only(**{name: value})
-            if not found.table.num_rows:
+            known = found.known(name)
+            if value is not None and value not in known:
                 raise PyengineError(
                     f"no results with {name} {value!r} in {self.folder}; there are: "
-                    f"{', '.join(map(str, known))}"
+                    f"{', '.join(map(str, known)) or 'none'}"
                 )
+            found = found if value is None else found.only(**{name: value})
         return found
 
     def only(self, **columns: Any) -> "HeadResults":
-        """Keep the rows with these values in these columns; it may be none."""
-        table, concats = self.table, self.concats
+        """Keep the rows with these values in these columns; it may be none.
+
+        Concatenated heads have no place, and fine-tunings only a model and a task to go by.
+        """
+        table, concats, finetunes = self.table, self.concats, self.finetunes
         for name, value in columns.items():
             table = table.filter(pc.equal(table[name], value))
             if name not in OF_PLACES:
                 concats = concats.filter(pc.equal(concats[name], value))
-        return HeadResults(table, concats, self.folder)
+            if name in OF_FINETUNES:
+                finetunes = finetunes.filter(pc.equal(finetunes[name], value))
+        return HeadResults(table, concats, self.folder, finetunes)
 
     def scores(
         self,
@@ -125,34 +145,29 @@ class HeadResults:
             column for a location without heads, and with `whole`.
 
         Raises:
-            PyengineError: where there are no such results, or some that were not made alike.
+            PyengineError: where there are no such results or column of numbers, or results that
+                were not made alike.
         """
-        kept = self.where(model=model, task=task, location=location)._alike(task).table
-        kept = _of_parts(kept, location, whole)
+        kept = self.where(model=model, task=task, location=location).table
+        check_alike(kept, task)
+        kept = of_parts(kept, location, whole)
         if not kept.num_rows:
             what = "as a whole" if whole else "head by head"
             raise PyengineError(
                 f"{location} of {task} was not probed {what}; do so with: pyengine heads probe "
                 f"BANK --out {self.folder} --task {task}{' --whole' if whole else ''}"
             )
-        layers, heads = kept["layer"].to_numpy(), np.maximum(kept["head"].to_numpy(), 0)
-        shape = (int(layers.max()) + 1, int(heads.max()) + 1)
-        sums, counts = np.zeros(shape), np.zeros(shape)
-        np.add.at(sums, (layers, heads), kept[part].to_numpy().astype(np.float64))
-        np.add.at(counts, (layers, heads), 1)
-        return np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+        return grid(kept, part)
 
     def metric(self, task: str) -> str:
         """Return what `scores` of a task are: accuracy, in percent, or pearson."""
-        found = self.where(task=task).table["metric"].to_pylist()
+        found = self.where(task=task).known("metric")
         return next(metric for metric in MAIN_METRICS if metric in found)
 
     def has(self, task: str, location: str = HEAD, whole: bool = False) -> bool:
         """Tell whether there are scores; arguments as `scores`'."""
-        same = pc.and_(
-            pc.equal(self.table["task"], task), pc.equal(self.table["location"], location)
-        )
-        return _of_parts(self.table.filter(same), location, whole).num_rows > 0
+        own = self.only(task=task, location=location).table
+        return of_parts(own, location, whole).num_rows > 0
 
     def ranked(
         self,
@@ -205,6 +220,10 @@ class HeadResults:
 
         return summarise(self)
 
+    def finetuned(self) -> pa.Table:
+        """Return means and deviations of fine-tunings over seeds: `finetune_table.MEANS`."""
+        return finetune_means(self.finetunes)
+
     def _chosen_by(
         self, task: str, location: str, model: str | None, whole: bool = False
     ) -> np.ndarray:
@@ -222,21 +241,3 @@ class HeadResults:
             for part in ("dev", "test")
         )
         return LayerScore(location, layer, dev, test)
-
-    def _alike(self, task: str) -> "HeadResults":
-        for name in ALIKE:
-            found = sorted(set(self.table[name].to_pylist()))
-            if len(found) > 1:
-                raise PyengineError(
-                    f"results of {task} were made with several {PLURALS[name]}: "
-                    f"{', '.join(found)}; choose one with --where {name}=… (in Python with "
-                    f".where({name}=…))"
-                )
-        return self
-
-
-def _of_parts(table: pa.Table, location: str, whole: bool) -> pa.Table:
-    """Keep the rows of heads, or of places as a whole, that tell the score of a task."""
-    heads = location in (HEAD, CROSS) and not whole
-    side = pc.greater_equal(table["head"], 0) if heads else pc.less(table["head"], 0)
-    return table.filter(pc.and_(side, pc.is_in(table["metric"], pa.array(MAIN_METRICS))))

@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("model", pa.string()),
         ("task", pa.string()),
         ("location", pa.string()),
+        ("stack", pa.string()),  # encoder or decoder; of heads from both decoder+encoder
         ("layer", pa.int32()),
         ("head", pa.int32()),  # -1: the place as a whole
         ("width", pa.int32()),  # of the vector
@@ -81,6 +82,12 @@ CONCATS = TableFile(
     SCHEMA.append(pa.field("n", pa.int32())).append(pa.field("heads", pa.list_(_HEAD))),
     (*KEY, "n"),
 )
+
+
+def short_name(model: str) -> str:
+    """Return what results call a model: of a local folder its last name."""
+    path = Path(model)
+    return path.name if path.is_dir() or path.is_absolute() else model
 
 
 def read(folder: str | Path, file: TableFile = PROBES) -> pa.Table:

@@ -1,6 +1,5 @@
 """Chosen heads of a model as a sentence encoder."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +13,16 @@ from torch.nn.functional import normalize as unit_length
 
 from pyengine.checks import check_count
 from pyengine.errors import PyengineError
-from pyengine.files import atomic_write_text
 from pyengine.heads.chosen_heads import ChosenHeads, Progress
+from pyengine.heads.encoder_file import check_model, read_description, write_description
 from pyengine.heads.places import HEAD
 from pyengine.heads.pooling import Pooling, pooling_of
+from pyengine.heads.results_table import short_name
 from pyengine.loading import load as load_model
 from pyengine.models import Model
 
 if TYPE_CHECKING:
     from pyengine.heads.results import HeadResults
-
-DESCRIPTION = "sentence_encoder.json"
-FORMAT = 1
 
 
 class SentenceEncoder:
@@ -77,6 +74,7 @@ class SentenceEncoder:
         task: str,
         n: int | None = None,
         *,
+        location: str = HEAD,
         normalize: bool = False,
     ) -> "SentenceEncoder":
         """Choose the n heads of a model that are best on a task, pooled as they were probed.
@@ -86,20 +84,27 @@ class SentenceEncoder:
             results: of the probes.
             task: its name.
             n: how many; None: of those that were concatenated, the heads that are best on dev.
+            location: `head`, `cross`, or another one: its n best layers.
             normalize: scale every vector to length 1.
 
         Raises:
-            PyengineError: for results without the task, or without concatenations for n=None.
+            PyengineError: for results of another model, without the task, or without concatenations
+                for n=None.
         """
         from pyengine.heads.concat_table import best, curve
 
         loaded = load_model(model)
-        of_heads = results.concats.filter(pc.equal(results.concats["location"], HEAD))
-        heads = best(curve(of_heads, task)).heads if n is None else results.ranked(task, n)
-        rows = results.where(task=task, location=HEAD).table
+        own = results.where(model=short_name(loaded.name), task=task)
+        if n is None:
+            concats = own.concats.filter(pc.equal(own.concats["location"], location))
+            heads = best(curve(concats, task)).heads
+            own = own.where(bank=concats["bank"][0].as_py())
+        else:
+            heads = tuple(own.ranked(task, n, location))
+        rows = own.where(location=location).table
         of_layer = dict(zip(rows["layer"].to_pylist(), rows["pooling"].to_pylist(), strict=True))
         pooling = {loaded.layers[layer].stack.name: of_layer[layer] for layer, _ in heads}
-        return cls(loaded, heads, pooling=pooling, normalize=normalize)
+        return cls(loaded, heads, pooling=pooling, location=location, normalize=normalize)
 
     @property
     def width(self) -> int:
@@ -171,22 +176,7 @@ class SentenceEncoder:
         Raises:
             PyengineError: if the folder cannot be written.
         """
-        facts = {
-            "format": FORMAT,
-            "model": {
-                "name": self.model.name,
-                "revision": self.model.revision,
-                "dtype": self.model.dtype,
-                "sha256": self.model.fingerprint,
-                "tokenizer_sha256": self.model.tokenizer_fingerprint,
-            },
-            "heads": self.heads,
-            "location": self.location,
-            "pooling": self.pooling,
-            "normalize": self.normalize,
-        }
-        text = json.dumps(facts, indent=2, sort_keys=True)
-        atomic_write_text(Path(folder) / DESCRIPTION, f"{text}\n")
+        write_description(self, Path(folder))
         return Path(folder)
 
     @classmethod
@@ -203,21 +193,14 @@ class SentenceEncoder:
         Raises:
             PyengineError: if the folder holds no encoder, or the model is another one.
         """
-        facts = _described(Path(folder) / DESCRIPTION)
-        of = facts["model"]
+        of, reads = read_description(Path(folder))
         if model is None:
             model = load_model(
                 of["name"], revision=of["revision"], dtype=of["dtype"], device=device
             )
         model = load_model(model)
-        mine = {"sha256": model.fingerprint, "tokenizer_sha256": model.tokenizer_fingerprint}
-        if differing := [name for name, value in mine.items() if of[name] != value]:
-            raise PyengineError(
-                f"{folder} is an encoder of another model than {model.name}: the {differing[0]} "
-                f"of {of['name']} differs"
-            )
-        how = {name: facts[name] for name in ("pooling", "location", "normalize")}
-        return cls(model, facts["heads"], **how)
+        check_model(model, of, folder)
+        return cls(model, reads.pop("heads"), **reads)
 
     def __repr__(self) -> str:
         return f"SentenceEncoder({self.model.name}, {len(self.heads)} heads, width {self.width})"
@@ -226,16 +209,3 @@ class SentenceEncoder:
 def _reporting(bar: Bar) -> Progress:
     task = bar.add_task("encoding", total=None)
     return lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _described(path: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        known = facts["format"] == FORMAT
-    except OSError as error:
-        raise PyengineError(f"{path.parent} holds no sentence encoder: no {path.name}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PyengineError(f"{path} is damaged") from error
-    if not known:
-        raise PyengineError(f"{path} was written by another version")
-    return facts

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pyengine.analyses.analysis_inputs import check_ids
 from pyengine.errors import PyengineError
 from pyengine.heads.bank_files import SENTENCES, content_hash
 from pyengine.heads.bank_tasks import EMPTY, BankTask, indexed
@@ -45,16 +46,20 @@ class Sentences:
     ) -> "Sentences":
         """Collect and tokenise the sentences of some tasks.
 
+        They are numbered in the order in which they first appear: tasks as given, parts and
+        examples in SentEval's order. Other orders of the tasks make other banks.
+
         What is longer than the model reads, special tokens included, loses its end.
 
         Args:
             model: what will read them.
-            tasks: in the order of the bank.
+            tasks: whose sentences these are.
             pooling: as in `extract_heads`; `pad` takes the room of one more token.
             on_tokenized: called with (characters done, in all).
 
         Raises:
-            PyengineError: without tasks, for two of one name, or a model without a tokenizer.
+            PyengineError: without tasks, for two of one name, a model without a tokenizer, or a
+                tokenizer that has tokens which the model lacks, or none for `EMPTY`.
         """
         if model.tokenizer is None:
             raise PyengineError(f"{model.name} has no tokenizer: it cannot read sentences")
@@ -71,7 +76,26 @@ class Sentences:
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         report = Report(units=len(texts), tokens=int(offsets[-1]))
         store = TokenStore.in_memory(np.concatenate(ids), offsets, report, adds_special=True)
+        check_ids(model, store.tokens)
         return cls(texts, index, store, np.array(lengths) > room)
+
+    def check_fit(self, model: Model, around: int) -> None:
+        """Refuse a model, or a pooling, that these were not tokenised for.
+
+        Args:
+            model: what is to read them.
+            around: tokens that it reads before and after each.
+
+        Raises:
+            PyengineError: if the longest has no room, or a token is not the model's.
+        """
+        check_ids(model, self.store.tokens)
+        longest = int(self.store.lengths.max()) + around
+        if longest > model.max_positions:
+            raise PyengineError(
+                f"the sentences have up to {longest} tokens, and {model.name} reads "
+                f"{model.max_positions}: were they made for another model or pooling?"
+            )
 
     @property
     def n_tokens(self) -> int:
@@ -120,16 +144,23 @@ class Sentences:
 def _encoded(
     model: Model, texts: list[str], report: Callable[[int, int], None] | None
 ) -> Iterator[list[int]]:
-    """Yield the tokens of each text; of one that has none, those of `EMPTY`."""
+    """Yield the tokens of each text; of one that has none, those of `EMPTY`.
+
+    Raises:
+        PyengineError: if there are none of these either.
+    """
     tokenizer: Any = model.tokenizer
     more = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    empty = tokenizer(EMPTY, add_special_tokens=False, **more)["input_ids"]
     n_characters, done = sum(map(len, texts)), 0
     for first in range(0, len(texts), CHUNK_TEXTS):
         chunk = texts[first : first + CHUNK_TEXTS]
         for text, ids in zip(
             chunk, tokenizer(chunk, add_special_tokens=False, **more)["input_ids"], strict=True
         ):
-            yield ids or tokenizer(EMPTY, add_special_tokens=False, **more)["input_ids"]
+            if not (read := ids or empty):
+                raise PyengineError(f"the tokenizer of {model.name} has no tokens for {text!r}")
+            yield read
             done += len(text)
         if report is not None:
             report(done, n_characters)

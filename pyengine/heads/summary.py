@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyengine.heads.places import BLOCK, CROSS, HEAD
+from pyengine.heads.places import BLOCK, HEAD
 from pyengine.heads.probe_choice import COSINE, LOGISTIC
-from pyengine.heads.results import ALIKE, HeadResults
+from pyengine.heads.result_rows import ALIKE
+from pyengine.heads.results import HeadResults
 from pyengine.heads.results_table import MAIN_METRICS
 
 PROBE, CONCAT = "pyengine heads probe BANK", "pyengine heads concat BANK"
@@ -101,7 +102,8 @@ def _layers(own: HeadResults, task: str, location: str) -> dict[str, Any]:
 
 def _n_best(own: HeadResults, main: pa.Table) -> dict[str, Any]:
     n = n_best(main)
-    concats = own.concats.filter(pc.is_in(own.concats["metric"], pa.array(MAIN_METRICS)))
+    concats = own.concats.filter(pc.equal(own.concats["location"], HEAD))
+    concats = concats.filter(pc.is_in(concats["metric"], pa.array(MAIN_METRICS)))
     if n is not None:
         concats = concats.filter(pc.equal(concats["n"], n))
     found: dict[str, Any] = {"n": n}
@@ -117,7 +119,7 @@ def n_best(table: pa.Table) -> int | None:
         table: rows of results of one bank.
     """
     rows = table.select(["location", "layer", "head", "width"]).to_pylist()
-    heads = [row for row in rows if row["location"] in (HEAD, CROSS) and row["head"] >= 0]
+    heads = [row for row in rows if row["location"] == HEAD and row["head"] >= 0]
     if not heads:
         return None
     blocks = [row["width"] for row in rows if row["location"] == BLOCK]

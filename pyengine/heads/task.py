@@ -12,6 +12,8 @@ from pyengine.errors import PyengineError
 # the two vectors alone.
 CLASSES, SCORES, SIMILARITY = "classes", "scores", "similarity"
 
+SNLI = "SNLI"  # whose examples SentEval orders in another way
+
 # How the examples are used, as SentEval does for each task: given train, dev and test; train and
 # test, the regulariser chosen by cross-validation on train; all by nested cross-validation; nothing
 # to train on.
@@ -52,9 +54,23 @@ class Examples:
 
         The order decides the minibatches, so that a probe repeats SentEval's only in this one.
         """
-        pairs = [self.first] if self.second is None else [self.first, self.second]
-        words = [np.array([len(text.split()) for text in side]) for side in pairs]
-        order = np.lexsort([self.targets, *reversed(words)])
+        return self._ordered([self.targets, *reversed(self._words())])
+
+    def in_order_of_snli(self, labels: Sequence[str]) -> "Examples":
+        """Return pairs as SentEval orders SNLI's: words of the second, of the first, then label.
+
+        Labels compare as strings there, not as the numbers they have.
+        """
+        return self._ordered([np.array(labels)[self.targets], *self._words()])
+
+    def _words(self) -> list[np.ndarray]:
+        """Count the words of each side."""
+        sides = [self.first] if self.second is None else [self.first, self.second]
+        return [np.array([len(text.split()) for text in side]) for side in sides]
+
+    def _ordered(self, keys: Sequence[np.ndarray]) -> "Examples":
+        """Sort by keys, the last one first; what is equal stays as it was."""
+        order = np.lexsort(keys)
         return Examples(
             _taken(self.first, order),
             None if self.second is None else _taken(self.second, order),
@@ -96,6 +112,13 @@ class Task:
     @property
     def n_classes(self) -> int:
         return len(self.labels)
+
+    def in_order(self, part: str) -> Examples:
+        """Return a part as SentEval orders it."""
+        examples = self.parts[part]
+        if self.name == SNLI and self.kind == CLASSES and self.paired:
+            return examples.in_order_of_snli(self.labels)
+        return examples.in_order()
 
 
 def labelled(names: Sequence[Any], labels: Sequence[str]) -> np.ndarray:

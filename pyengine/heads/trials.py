@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from pyengine.errors import PyengineError
 from pyengine.heads.bank import BankPlace, HeadBank
-from pyengine.heads.places import CROSS, HEAD
 
 # Parts that are trained side by side: few enough for results to be saved now and then, and so many
 # that launching their kernels is not what takes the time. Vectors that are on the device at once.
@@ -65,9 +64,8 @@ def trials_of(
     places = [place for place in places if layers is None or place.layer in layers]
     found = []
     for name, place in itertools.product(names, places):
-        has_heads = place.location in (HEAD, CROSS)
-        found += [Trial(name, place, not has_heads)]
-        found += [Trial(name, place, True)] if whole and has_heads else []
+        found += [Trial(name, place, not place.has_heads)]
+        found += [Trial(name, place, True)] if whole and place.has_heads else []
     return found
 
 
@@ -77,7 +75,8 @@ def grouped(trials: Iterable[Trial], bank: HeadBank, device: str) -> Iterator[li
     for trial in trials:
         by_kind.setdefault((trial.task, trial.width), []).append(trial)
     for (task, width), alike in by_kind.items():
-        part_bytes = FLOAT_BYTES * width * len(bank.task(task))
+        sentences = sum(part.rows.size for part in bank.task(task).parts.values())
+        part_bytes = FLOAT_BYTES * width * sentences
         room = max(1, min(GROUP_PARTS[device], GROUP_BYTES // part_bytes))
         group: list[Trial] = []
         for trial in alike:

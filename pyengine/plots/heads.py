@@ -52,9 +52,9 @@ def plot_heads(
     differ; `focus`; `similarity` of two tasks or more.
 
     Args:
-        results: of one model, probe and pooling.
+        results: of one model, bank and probe.
         folder: made if it is not there; files of the same names are replaced.
-        tasks: their names; None: all.
+        tasks: their names; None: all whose heads were probed.
         format: `png`, `svg` or `pdf`. The same results give the same bytes.
         location: `head`, or `cross`.
         part: whose scores: `dev`, or `test`.
@@ -68,7 +68,7 @@ def plot_heads(
             format, or a folder that cannot be written.
     """
     check_choice("format", format, tuple(METADATA))
-    names = [*dict.fromkeys(tasks or results.tasks)]
+    names = [*dict.fromkeys(tasks or _probed(results, location))]
     scores = [TaskScores.of(results, task, location, part) for task in names]
     curved = _concatenated(results) if location == HEAD else set()
     pictures: dict[str, Callable[[Path], None]] = {
@@ -123,6 +123,17 @@ def plot_n_curves(
     common.draw(path, (max(across * PANEL[0], 5.2), down * PANEL[1] + 0.9), paint)
 
 
+def _probed(results: "HeadResults", location: str) -> list[str]:
+    """Return the tasks whose heads were probed."""
+    found = [task for task in results.tasks if results.has(task, location)]
+    if not found:
+        raise PyengineError(
+            f"{results.folder} has no probes of {location!r} to draw; make some with: "
+            f"pyengine heads probe BANK --out {results.folder} --location {location}"
+        )
+    return found
+
+
 def _concatenated(results: "HeadResults") -> set[str]:
     places = zip(*(results.concats[name].to_pylist() for name in ("task", "location")), strict=True)
     return {task for task, location in places if location == HEAD}
@@ -137,7 +148,7 @@ def _plot_depth(results: "HeadResults", profiles: dict[str, Profile], path: Path
         panels = figure.subplots(1, 2, sharey=True)
         titles = {"best": "by the best head of each layer", "mean": "by the mean over its heads"}
         for axes, (by, title) in zip(panels, titles.items(), strict=True):
-            draw_depth(axes, profiles, by, decoder_start(results))
+            draw_depth(axes, profiles, by, decoder_start(results.table))
             axes.set_title(title)
         panels[0].set_ylabel("worst layer 0, best layer 1; mean over tasks")
         handles, labels = panels[0].get_legend_handles_labels()

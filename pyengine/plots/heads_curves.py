@@ -23,8 +23,8 @@ from pyengine.heads.profiles import (
 from pyengine.heads.results_table import MAIN_METRICS
 from pyengine.heads.summary import n_best
 from pyengine.plots import figure as common
-from pyengine.plots.figure import BLUE, GREEN, GREY, ORANGE, SKY, VERMILION
-from pyengine.plots.heads_scores import UNITS, TaskScores
+from pyengine.plots.figure import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION
+from pyengine.plots.heads_scores import UNITS, TaskScores, layer_label
 from pyengine.plots.shortcuts_curves import PURPLE
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ COUNTS = (1, 2, 3, 6, 12, 24, 48, 96, 192, 384, 768, 1536)
 FARTHEST = 20.0  # points below the best head
 _DASHES = ("-", "--", "-.", ":", (0, (7, 2)))
 _OF_GROUP = dict(zip(GROUPS, (ORANGE, BLUE, VERMILION), strict=True))
-_OF_OTHERS = (GREEN, PURPLE, SKY, GREY)
+_OF_OTHERS = (GREEN, PURPLE, SKY, BLACK)
 
 
 class Look(NamedTuple):
@@ -126,7 +126,7 @@ def draw_depth(axes: Axes, profiles: dict[str, Profile], by: str, decoder: int |
     if decoder is not None:
         axes.axvline(decoder - 0.5, color=GREY, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.set_xlabel("layer" if decoder is None else f"layer  (decoder from {decoder} on)")
+    axes.set_xlabel(layer_label(decoder))
     axes.set_ylim(-0.03, 1.03)
     axes.grid(axis="x", visible=False)
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from pyengine.plots import figure as common
 from pyengine.plots.figure import BLACK, GREY, VERMILION
-from pyengine.plots.heads_scores import UNITS, TaskScores, model_name, ticks
+from pyengine.plots.heads_scores import UNITS, TaskScores, layer_label, model_name, ticks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,10 +40,10 @@ def plot_head_scores(
     Left by the heads' numbers, with the scores in the cells; right the heads of each layer sorted,
     the best first, with their numbers in the cells. The best head (chosen on dev) has a
     frame; a collapsed probe a cross in its corner. On the scale stand the scores of always naming
-    the largest class, and of chance.
+    the largest class, and of chance. A line parts an encoder from the decoder above it.
 
     Args:
-        results: of one model, probe and pooling.
+        results: of one model, bank and probe.
         task: its name.
         path: ends in `.png`, `.svg` or `.pdf`. The same results give the same bytes.
         location: `head`, or `cross`.
@@ -142,7 +142,11 @@ def _frame(axes: Axes, x: int, y: int) -> None:
 def _layers(axes: Axes, found: TaskScores) -> None:
     places = ticks(found.layers.tolist(), MOST_TICKS)
     axes.set_yticks(places, [str(found.layers[place]) for place in places])
-    axes.set_ylabel("layer")
+    axes.set_ylabel(layer_label(found.decoder))
+    if found.decoder is not None:
+        border = float(np.searchsorted(found.layers, found.decoder)) - 0.5
+        for color, width in (("black", 2.6), ("white", 1.2)):
+            axes.axhline(border, color=color, linewidth=width)
     axes.tick_params(length=2)
 
 
@@ -156,8 +160,11 @@ def _bar(figure: Figure, image: AxesImage, panels: list[Axes], found: TaskScores
     if abs(found.majority - found.chance) < NEAR:
         marks = {"largest class, chance": found.majority}
     low, high = image.get_clim()
+    # No line crosses the text of a lower one: texts stand on the side where there is more room.
+    at_left = found.baseline < (low + high) / 2
+    ordered = sorted(marks.items(), key=lambda mark: mark[1], reverse=at_left)
     across = bar.ax.get_xaxis_transform()
-    for level, (name, value) in enumerate(marks.items()):
+    for level, (name, value) in enumerate(ordered):
         if np.isnan(value):
             continue
         top, below = 1.2 + 0.9 * level, value < low

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyengine.checks import check_choice
-from pyengine.heads.places import CROSS, HEAD
+from pyengine.heads.places import HEAD
 from pyengine.heads.results_table import ACCURACY, PEARSON
 from pyengine.plots.figure import shortened
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pyengine.heads.results import HeadResults
 
 DEV, TEST = "dev", "test"
+ENCODER = "encoder"
+STACK_POOLING = ("stack", "pooling")
 UNITS = {ACCURACY: "accuracy, %", PEARSON: "Pearson's r"}
 
 
@@ -88,11 +90,20 @@ class TaskScores:
     @property
     def described(self) -> str:
         """How the scores were made."""
-        first = {name: self.rows[name][0].as_py() for name in ("probe", "pooling", "n_train")}
+        first = {name: self.rows[name][0].as_py() for name in ("probe", "n_train")}
+        poolings = dict(zip(*(self.rows[name].to_pylist() for name in STACK_POOLING), strict=True))
+        pooling = ", ".join(dict.fromkeys(poolings.values()))
+        if len(set(poolings.values())) > 1:
+            pooling = ", ".join(f"{poolings[stack]} ({stack})" for stack in sorted(poolings)[::-1])
         seeds = len(set(self.rows["seed"].to_pylist()))
         trained = f", trained on {first['n_train']:,}" if first["n_train"] else ""
         mean = f"; mean over {seeds} seeds" if seeds > 1 else ""
-        return f"{first['probe']} probe{trained}; pooling: {first['pooling']}{mean}"
+        return f"{first['probe']} probe{trained}; pooling: {pooling}{mean}"
+
+    @property
+    def decoder(self) -> int | None:
+        """The first layer of the decoder that was probed, behind an encoder's; else None."""
+        return decoder_start(self.rows)
 
     def shown(self, value: float) -> str:
         """Write a score: a percentage to one place, a correlation to two."""
@@ -101,10 +112,17 @@ class TaskScores:
         return text.replace("-", "−")
 
 
-def decoder_start(results: "HeadResults") -> int | None:
-    """Return the first layer of a decoder, where cross-attention was probed; else None."""
-    places = zip(*(results.table[name].to_pylist() for name in ("location", "layer")), strict=True)
-    return min((layer for location, layer in places if location == CROSS), default=None)
+def decoder_start(rows: pa.Table) -> int | None:
+    """Return the first layer of a decoder that was probed, behind an encoder's; else None."""
+    places = list(zip(*(rows[name].to_pylist() for name in ("stack", "layer")), strict=True))
+    encoder = {layer for stack, layer in places if stack == ENCODER}
+    decoder = {layer for stack, layer in places if stack != ENCODER}
+    return min(decoder) if encoder and decoder else None
+
+
+def layer_label(decoder: int | None) -> str:
+    """Name an axis of layers."""
+    return "layer" if decoder is None else f"layer  (decoder from {decoder} on)"
 
 
 def ticks(layers: Sequence[int], most: int) -> list[int]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from pyengine.analyses.analysis_inputs import tokenized
+from pyengine.checks import check_shard
 from pyengine.corpus import Corpus
-from pyengine.errors import PyengineError
 from pyengine.extraction.run import carry_out
 from pyengine.loading import load
 from pyengine.run import verify
@@ -132,8 +132,7 @@ def fit_shortcuts(
             "special": special,
         },
     )
-    if not 0 <= shard[0] < shard[1]:
-        raise PyengineError(f"shard {shard[0]} of {shard[1]} does not exist (they count from 0)")
+    check_shard(*shard)
     store = tokenized(model, corpus, bos=bos, cache_dir=cache_dir, on_tokenized=on_tokenized)
     sample = sample_of(model, settings, store)
     manifest = manifest_of(model, settings, store, sample)

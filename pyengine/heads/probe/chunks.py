@@ -57,13 +57,14 @@ def chunk_features(
     heads: slice,
     device: torch.device,
     names: Sequence[str] | None = None,
+    pairs_too: bool = False,
 ) -> Tensor:
     """Return the features of some heads on the device, float32 [n, heads, d].
 
     Raises:
         PyengineError: naming the first head with vectors that are not finite.
     """
-    found = features(x, rows, heads).to(device)
+    found = features(x, rows, heads, pairs_too).to(device)
     if torch.isfinite(found.sum()):  # one pass; a sum may overflow where nothing is wrong
         return found
     bad = (~torch.isfinite(found)).any(-1).any(0).nonzero()

@@ -9,22 +9,30 @@ ALL = slice(None)
 ROWS = 1024  # pairs whose cosines are computed together
 
 
-def features(x: Vectors, rows: np.ndarray, heads: slice = ALL) -> Tensor:
+def features(x: Vectors, rows: np.ndarray, heads: slice = ALL, pairs_too: bool = False) -> Tensor:
     """Return what a probe reads of some examples.
 
     Args:
         x: float [n_sentences, H, d], vectors of all sentences.
         rows: int64 [n, 1], the sentence of each example; or [n, 2], its pair.
         heads: which of them.
+        pairs_too: of pairs also the vectors themselves.
 
     Returns:
         float32 [n, H, d], a copy; of pairs u, v [n, H, 2d]: |u − v|, then u · v, as SentEval has
-        them.
+        them; with `pairs_too` [n, H, 4d]: u, v, u · v, |u − v|, as it has them for SNLI.
     """
     first, *second = (_taken(x, rows[:, side], heads) for side in range(rows.shape[1]))
     if not second:
         return first
-    return torch.cat([(first - second[0]).abs_(), first * second[0]], dim=-1)
+    apart, product = (first - second[0]).abs_(), first * second[0]
+    return torch.cat([first, *second, product, apart] if pairs_too else [apart, product], dim=-1)
+
+
+def n_features(x: Vectors, rows: np.ndarray, pairs_too: bool = False) -> int:
+    """Return how many numbers of a head `features` gives for an example."""
+    pairs = rows.shape[1] == 2
+    return x.shape[2] * (4 if pairs and pairs_too else rows.shape[1])
 
 
 def cosine_scores(x: Vectors, rows: np.ndarray) -> np.ndarray:

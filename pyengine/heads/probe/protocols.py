@@ -12,7 +12,7 @@ import torch
 from pyengine.checks import check_choice
 from pyengine.errors import PyengineError
 from pyengine.heads.probe.chunks import Progress, chunk_features, heads_together, slices
-from pyengine.heads.probe.features import Vectors
+from pyengine.heads.probe.features import Vectors, n_features
 from pyengine.heads.probe.folds import stratified_folds
 from pyengine.heads.probe.goals import Classes
 from pyengine.heads.probe.probed import Parts, Probed, assembled, joined, tested
@@ -62,13 +62,14 @@ def probe_classes(
     progress = Progress(x.shape[1] * n_fits(protocol, settings), on_progress)
     about = Classes(targets, n_classes, device), settings, progress.advance
     run = PROTOCOLS[protocol]
-    size = heads_together(device, len(rows), x.shape[2] * rows.shape[1], n_classes, settings)
-    return assembled(
-        [
-            run(Probes(chunk_features(x, rows, heads, device, names), *about), targets, spans)
-            for heads in slices(x.shape[1], size)
-        ]
-    )
+    width = n_features(x, rows, settings.pairs_too)
+    size = heads_together(device, len(rows), width, n_classes, settings)
+
+    def probed(heads: slice) -> Probed:
+        read = chunk_features(x, rows, heads, device, names, settings.pairs_too)
+        return run(Probes(read, *about), targets, spans)
+
+    return assembled([probed(heads) for heads in slices(x.shape[1], size)])
 
 
 def n_fits(protocol: str, settings: ProbeSettings) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pyengine.heads.probe.chunks import Progress, chunk_features, heads_together, slices
-from pyengine.heads.probe.features import Vectors
+from pyengine.heads.probe.features import Vectors, n_features
 from pyengine.heads.probe.goals import SoftLabels
 from pyengine.heads.probe.probed import Parts, Probed, assembled, joined, tested
 from pyengine.heads.probe.training import Probes
@@ -50,7 +50,7 @@ def probe_scores(
     rows, targets, spans = joined(parts, PARTS[SPLIT])
     progress = Progress(x.shape[1], on_progress)
     about = SoftLabels(targets, n_scores, device), settings, progress.advance
-    size = heads_together(device, len(rows), x.shape[2] * rows.shape[1], n_scores, settings)
+    size = heads_together(device, len(rows), n_features(x, rows), n_scores, settings)
     return assembled(
         [
             _probed(Probes(chunk_features(x, rows, heads, device, names), *about), spans)
