@@ -69,7 +69,7 @@ def tasks(
         write_probing(made[kind], path)
     _report([_summary(made[kind], path) for kind, path in paths.items()], as_json)
     if not as_json:
-        err.print(f"{len(pool.texts):,} usable sentences of {source.describe()}")
+        err.print(f"{len(pool.texts):,} usable sentences of {source.describe()} → {folder}")
         err.print(
             f"next: pyengine heads extract MODEL {' '.join(map(str, paths.values()))} --out RUN"
         )
@@ -98,5 +98,6 @@ def _report(rows: list[dict[str, Any]], as_json: bool) -> None:
         return
     table = columns(*rows[0], left=("task", "file"))
     for row in rows:
-        table.add_row(*(number(cell) if isinstance(cell, int) else cell for cell in row.values()))
+        cells = row | {"file": Path(row["file"]).name}  # a long path would push the numbers out
+        table.add_row(*(number(cell) if isinstance(cell, int) else cell for cell in cells.values()))
     out.print(table)
