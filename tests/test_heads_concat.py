@@ -13,7 +13,7 @@ from pyengine import HeadResults, PyengineError
 from pyengine.heads import concat as module
 from pyengine.heads.bank import HeadBank
 from pyengine.heads.concat import concat_heads
-from pyengine.heads.concat_table import best, curve
+from pyengine.heads.concat_table import best, check_heads, curve
 from pyengine.heads.probe.protocols import probe_classes
 from pyengine.heads.probe_heads import probe_heads
 from pyengine.heads.probe_settings import ProbeSettings
@@ -215,3 +215,12 @@ def test_what_was_not_made_alike_is_no_curve() -> None:
     rows = [*concat_rows(("T",)), *concat_rows(("T",), probe="ridge")]
     with pytest.raises(PyengineError, match=r"several probes: \['logistic', 'ridge'\]"):
         curve(table(rows, CONCATS), "T")
+
+
+def test_heads_of_two_rankings_are_not_averaged() -> None:
+    rows = [*concat_rows(("T",), (2,), seed=1), *concat_rows(("T",), (2,), seed=2)]
+    rows[1]["heads"] = [*reversed(rows[0]["heads"])]
+    with pytest.raises(PyengineError, match=r"T: the 2 best heads .* seeds \[1, 2\].*again"):
+        curve(table(rows, CONCATS), "T")
+    with pytest.raises(PyengineError, match="ranked anew"):
+        check_heads(rows)

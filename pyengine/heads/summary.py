@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyengine.heads.concat_table import check_heads
 from pyengine.heads.places import BLOCK, HEAD
 from pyengine.heads.probe_choice import COSINE, LOGISTIC
 from pyengine.heads.result_rows import ALIKE
@@ -108,6 +109,7 @@ def _n_best(own: HeadResults, main: pa.Table) -> dict[str, Any]:
         concats = concats.filter(pc.equal(concats["n"], n))
     found: dict[str, Any] = {"n": n}
     if n is not None and concats.num_rows:
+        check_heads(concats.select(["task", "n", "seed", "heads"]).to_pylist())
         found |= {f"n_best_{part}": pc.mean(concats[part]).as_py() for part in ("dev", "test")}
     return found
 
