@@ -3,10 +3,7 @@
 Memory (Linux only) is that of processes of their own, which reset and read their high-water marks.
 """
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,8 +16,8 @@ import torch
 
 import pyengine
 from benchmarks._heads_common import Scale
+from benchmarks._parts import in_own_process, peak_of
 from benchmarks._render_common import mib
-from benchmarks._values_agreement import CLEAR, process_status
 from benchmarks._values_common import Cost, Found, Line, cost, duration, verdict
 from benchmarks.triggers import sentences
 from pyengine.forward import Forward
@@ -174,20 +171,13 @@ def _memory(scale: Scale, model: pyengine.Model, drawn: Sentences) -> Found:
 
 def peak_memory(way: str, scale: Scale) -> int:
     """Return the peak bytes of one way in a process of its own, above the loaded model."""
-    settings = json.dumps([way, asdict(scale), torch.get_num_threads()])
-    code = "import sys; from benchmarks._heads_extract import _print_peak as p; p(sys.argv[1])"
-    output = subprocess.check_output([sys.executable, "-c", code, settings], text=True)
-    return int(output.splitlines()[-1])
+    return in_own_process(__name__, "peak_here", way, asdict(scale))
 
 
-def _print_peak(arguments: str) -> None:
-    way, settings, threads = json.loads(arguments)
-    torch.set_num_threads(threads)
+def peak_here(way: str, settings: dict[str, Any]) -> int:
+    """Return that of this process."""
     scale = Scale(**settings)
     model, drawn = scale.model(), drawn_sentences(scale, scale.sentences)
     _ = model.fingerprint
-    WAYS[way](model, drawn_sentences(scale, 8))
-    CLEAR.write_text("5")
-    before = process_status("VmRSS")
-    WAYS[way](model, drawn)
-    print(max(0, process_status("VmHWM") - before))
+    WAYS[way](model, drawn_sentences(scale, 8))  # libraries are not what is measured
+    return peak_of(lambda: WAYS[way](model, drawn))

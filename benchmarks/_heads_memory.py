@@ -3,17 +3,14 @@
 Linux only: a process of its own, which resets and reads its high-water mark.
 """
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from benchmarks._heads_common import Scale
+from benchmarks._parts import in_own_process, peak_of
 from benchmarks._render_common import mib
-from benchmarks._values_agreement import CLEAR, process_status
 from benchmarks._values_common import Found, Line, verdict
 from pyengine.heads.probe.chunks import heads_together
 from pyengine.heads.probe.protocols import probe_classes
@@ -58,20 +55,13 @@ def probe_bytes(scale: Scale) -> int:
 
 def peak_memory(scale: Scale) -> int:
     """Return the peak bytes of probing in a process of its own, above the loaded vectors."""
-    settings = json.dumps([asdict(scale), torch.get_num_threads()])
-    code = "import sys; from benchmarks._heads_memory import _print_peak as p; p(sys.argv[1])"
-    output = subprocess.check_output([sys.executable, "-c", code, settings], text=True)
-    return int(output.splitlines()[-1])
+    return in_own_process(__name__, "peak_here", asdict(scale))
 
 
-def _print_peak(arguments: str) -> None:
-    settings, threads = json.loads(arguments)
-    torch.set_num_threads(threads)
+def peak_here(settings: dict[str, Any]) -> int:
+    """Return that of this process."""
     scale = Scale(**settings)
     x, parts = scale.drawn()
     few = {name: (rows[:50], classes[:50]) for name, (rows, classes) in parts.items()}
     probe_classes(x[:, :1], few, scale.n_classes, SPLIT)  # libraries are not what is measured
-    CLEAR.write_text("5")
-    before = process_status("VmRSS")
-    probe_classes(x, parts, scale.n_classes, SPLIT, scale.settings)
-    print(max(0, process_status("VmHWM") - before))
+    return peak_of(lambda: probe_classes(x, parts, scale.n_classes, SPLIT, scale.settings))

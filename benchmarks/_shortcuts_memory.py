@@ -3,18 +3,13 @@
 Linux only: every way runs in a process of its own, which resets and reads its high-water mark.
 """
 
-import json
-import subprocess
-import sys
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
+from benchmarks._parts import in_own_process, peak_of
 from benchmarks._render_common import mib
 from benchmarks._shortcuts_common import Scale, headless, shape
 from benchmarks._shortcuts_evaluate import sample_of
-from benchmarks._values_agreement import CLEAR, process_status
 from benchmarks._values_common import Found, Line, verdict
 from pyengine.reducers.gram import Gram
 from pyengine.reducers.rows import RowBuffer
@@ -58,24 +53,16 @@ def state_bytes(scale: Scale, solver: str, n_layers: int, d: int) -> int:
 
 def peak_memory(way: str, scale: Scale) -> int:
     """Return the peak bytes of one way in a process of its own, above the loaded model."""
-    settings = json.dumps([way, asdict(scale), torch.get_num_threads()])
-    code = "import sys; from benchmarks._shortcuts_memory import _print_peak as p; p(sys.argv[1])"
-    output = subprocess.check_output([sys.executable, "-c", code, settings], text=True)
-    return int(output.splitlines()[-1])
+    return in_own_process(__name__, "peak_here", way, asdict(scale))
 
 
-def _print_peak(arguments: str) -> None:
-    way, settings, threads = json.loads(arguments)
-    torch.set_num_threads(threads)
+def peak_here(way: str, settings: dict[str, Any]) -> int:
+    """Return that of this process."""
     scale = Scale(**settings)
     model, store = scale.model(), scale.store(scale.n_train + scale.n_validation)
     _ = model.fingerprint
     warm = scale.store(8)
     fit_shortcuts(model, warm, n_train=6, n_validation=2)  # libraries are not what is measured
-    CLEAR.write_text("5")
-    before = process_status("VmRSS")
     if way == BARE:
-        headless(model, sample_of(scale, store).store)
-    else:
-        fit_shortcuts(model, store, solver=way, **scale.drawn())
-    print(max(0, process_status("VmHWM") - before))
+        return peak_of(lambda: headless(model, sample_of(scale, store).store))
+    return peak_of(lambda: fit_shortcuts(model, store, solver=way, **scale.drawn()))

@@ -11,8 +11,6 @@ faster than one by one; less memory than the package. Runs on the CPU.
 """
 
 import argparse
-import importlib
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,7 +29,7 @@ from benchmarks._attribution_common import (
 )
 from benchmarks._attribution_speed import timed
 from benchmarks._machine import write_result
-from benchmarks._values_common import Found
+from benchmarks._parts import chosen, measured
 from benchmarks.values import show
 
 PARTS = {
@@ -68,25 +66,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
-    parts = options.only.split(",")
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    parts = chosen(options.only, PARTS, parser)
     torch.set_num_threads(options.threads)
-    found = measure(parts, QUICK if options.quick else FULL)
+    found = measured(parts, PARTS, QUICK if options.quick else FULL)
     show(found)
     if options.save:
         command = " ".join(["python -m benchmarks attribution", *argv])
         figures = {part: result for part, (_, result) in found.items()}
         print(f"wrote {write_result(options.save, figures, command)}")
-
-
-def measure(parts: Sequence[str], scale: Scale) -> dict[str, Found]:
-    """Measure the parts one by one."""
-    found = {}
-    for part in parts:
-        print(f"{part} ...", file=sys.stderr, flush=True)
-        found[part] = importlib.import_module(PARTS[part]).measure(scale)
-    return found
 
 
 @pytest.mark.parametrize("way", [PACKAGE, SAME_RULE, ADAPTIVE])

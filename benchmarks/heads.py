@@ -13,7 +13,6 @@ models on TREC and SST-2 as published; it is left out where no data is given. Ru
 """
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from benchmarks._heads_common import Scale
 from benchmarks._heads_probe import procedure
 from benchmarks._heads_real import inputs
 from benchmarks._machine import write_result
-from benchmarks._values_common import Found
+from benchmarks._parts import chosen, measured
 from benchmarks.values import show
 from pyengine.heads.probe.protocols import probe_classes
 from pyengine.heads.task import SPLIT
@@ -69,16 +68,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: every core")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
-    parts = options.only.split(",")
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    parts = chosen(options.only, PARTS, parser)
     if REAL in parts and options.data is None:
         parts.remove(REAL)
         print(f"{REAL}: left out, it needs SentEval's data (--data DIR)", file=sys.stderr)
     torch.set_num_threads(options.threads)
     scale = TOY if options.tiny else QUICK if options.quick else FULL
     scale = replace(scale, data=options.data)
-    found = {part: measure(part, scale) for part in parts}
+    found = measured(parts, PARTS, scale)
     show(found)
     if options.save:
         command = " ".join(["python -m benchmarks heads", *argv])
@@ -86,13 +83,6 @@ def main(argv: Sequence[str]) -> None:
         figures = {part: result for part, (_, result) in found.items()}
         read = inputs(options.data) if REAL in found else ()
         print(f"wrote {write_result(options.save, figures, command, read)}")
-
-
-def measure(part: str, scale: Scale) -> Found:
-    """Measure one part."""
-    print(f"{part} ...", file=sys.stderr, flush=True)
-    found: Found = importlib.import_module(PARTS[part]).measure(scale)
-    return found
 
 
 @pytest.mark.parametrize("way", ["one by one", "at once"])

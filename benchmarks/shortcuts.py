@@ -12,9 +12,7 @@ ratio is the worse of those of clock and CPU time. Runs on the CPU.
 """
 
 import argparse
-import importlib
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,9 +21,9 @@ import pytest
 import torch
 
 from benchmarks._machine import write_result
+from benchmarks._parts import chosen, measured
 from benchmarks._shortcuts_common import Scale
 from benchmarks._shortcuts_solve import by_gram, by_rows, gelsd
-from benchmarks._values_common import Found
 from benchmarks.values import show
 from pyengine.shortcuts.evaluate import evaluate
 from pyengine.shortcuts.fit import fit_shortcuts
@@ -63,24 +61,15 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: every core")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
-    parts = options.only.split(",")
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    parts = chosen(options.only, PARTS, parser)
     torch.set_num_threads(options.threads)
     scale = TOY if options.tiny else QUICK if options.quick else FULL
-    found = {part: measure(part, scale) for part in parts}
+    found = measured(parts, PARTS, scale)
     show(found)
     if options.save:
         command = " ".join(["python -m benchmarks shortcuts", *argv])
         figures = {part: result for part, (_, result) in found.items()}
         print(f"wrote {write_result(options.save, figures, command)}")
-
-
-def measure(part: str, scale: Scale) -> Found:
-    """Measure one part."""
-    print(f"{part} ...", file=sys.stderr, flush=True)
-    found: Found = importlib.import_module(PARTS[part]).measure(scale)
-    return found
 
 
 @pytest.mark.parametrize("way", ["rows", "gram", "gelsd"])

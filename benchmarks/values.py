@@ -11,7 +11,6 @@ the worse of those of clock and CPU time. Runs on the CPU.
 """
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from rich.table import Table
 import pyengine
 from benchmarks._ff_layers_procedure import Procedure
 from benchmarks._machine import machine, write_result
+from benchmarks._parts import chosen, measured
 from benchmarks._values_agreement import inputs, ways
 from benchmarks._values_common import Found, Line, Scale
 from benchmarks.triggers import random_model, sentences
@@ -83,28 +83,17 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: every core")
     parser.add_argument("--save", help="name of the file under benchmarks/results/")
     options = parser.parse_args(argv)
-    parts = options.only.split(",")
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    parts = chosen(options.only, PARTS, parser)
     names = ("rows", "units", "original_units", "corpus", "rounds")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     torch.set_num_threads(options.threads)
-    found = measure(parts, replace(QUICK if options.quick else FULL, **given))
+    found = measured(parts, PARTS, replace(QUICK if options.quick else FULL, **given))
     show(found)
     if options.save:
         command = " ".join(["python -m benchmarks values", *argv])
         figures = {part: result for part, (_, result) in found.items()}
         inputs = [options.corpus] if options.corpus else []
         print(f"wrote {write_result(options.save, figures, command, inputs)}")
-
-
-def measure(parts: Sequence[str], scale: Scale) -> dict[str, Found]:
-    """Measure the parts one by one."""
-    found = {}
-    for part in parts:
-        print(f"{part} ...", file=sys.stderr, flush=True)
-        found[part] = importlib.import_module(PARTS[part]).measure(scale)
-    return found
 
 
 def show(found: dict[str, Found]) -> None:
